@@ -1,0 +1,8 @@
+"""The library under the compression survey: tasks, methods, measurements, evidence.
+
+Import from the modules (``from survey_lib.methods import to_prune_or_not``); the
+package itself stays light and holds only its version.
+"""
+
+__version__ = "0.1.0"
+__all__ = ["__version__"]

@@ -1,0 +1,1 @@
+"""Cards: one paper each, as data that every room may read."""

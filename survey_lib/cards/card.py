@@ -1,0 +1,212 @@
+"""Cards: one paper's facts, its reported results and its claims, read strictly from Markdown.
+
+A card is ``survey_lib/cards/<slug>.md``: YAML front matter between two ``---`` lines, then the
+gist in the project's own words. A missing or unknown field is an error that names file and field.
+"""
+
+import hashlib
+import json
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = Path(__file__).resolve().parent
+PROFILES = ("smoke", "quick", "study", "full")
+
+
+class CardError(ValueError):
+    """A card that cannot be used; the message names the file and the field."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper turned into a decision rule before anything is run."""
+
+    id: str
+    sentence: str
+    """What the paper says, in our words."""
+    where: str
+    """Section, table or figure of the paper."""
+    statistic: str
+    """Name of the function of the experiment that maps one seed's records to a number."""
+    measures: str
+    """What that number is, for a reader, with its unit."""
+    region: tuple[float | None, float | None]
+    """The claim holds where the number lies in [low, high]; None leaves an end open."""
+    expected: str
+    """The effect expected before the run, with its source."""
+    unit: str = ""
+    profile: str = "study"
+    disputes: tuple[str, ...] = ()
+    """Claims of other papers (``slug/claim-id``) that say the opposite."""
+    deterministic: bool = False
+    """True for bytes and shapes: one run decides."""
+    not_tested: str = ""
+    """Why the claim cannot be tested here; empty when it can."""
+
+    @property
+    def hash(self) -> str:
+        """Twelve hexadecimal digits over every field, stored with each record."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """One table or figure of the paper, as data."""
+
+    id: str
+    caption: str
+    source: str
+    """Where the numbers were read, and how sure they are."""
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    unverified: tuple[str, ...] = ()
+    """Columns (or ``all``) whose digits could not be checked against the paper."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One paper: bibliographic facts, gist, reported results, claims."""
+
+    slug: str
+    title: str
+    authors: tuple[str, ...]
+    year: int
+    venue: str
+    arxiv: str
+    doi: str
+    code: str
+    """Address of the authors' or the best-known code; empty when none is known."""
+    code_licence: str
+    tags_received: tuple[str, ...]
+    tags: tuple[str, ...]
+    bibkey: str
+    headline: str
+    """One sentence a practitioner would repeat to a colleague."""
+    scale: str
+    """Our scale beside the paper's."""
+    tolerance: dict[str, float]
+    """How far a quick run may lie from its recorded twin, per number."""
+    reported: tuple[Reported, ...]
+    claims: tuple[Claim, ...]
+    gist: str
+
+    def claim(self, claim_id: str) -> Claim:
+        """The claim with this id; raises CardError naming the ids there are."""
+        for claim in self.claims:
+            if claim.id == claim_id:
+                return claim
+        known = ", ".join(c.id for c in self.claims)
+        raise CardError(f"{self.slug}: no claim {claim_id!r}; the card has: {known}")
+
+
+def slugs() -> list[str]:
+    """Slugs of all cards, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.md"))
+
+
+def card_path(slug: str) -> Path:
+    """File of a card; raises CardError naming the slugs there are."""
+    path = FOLDER / f"{slug}.md"
+    if slug not in slugs():
+        raise CardError(f"no card {slug!r} in {FOLDER}; there are: {', '.join(slugs())}")
+    return path
+
+
+def read_card(slug: str) -> Card:
+    """Read and check the card of ``slug``."""
+    return parse_card(card_path(slug).read_text(encoding="utf-8"), str(card_path(slug).name), slug)
+
+
+def parse_card(text: str, name: str, slug: str | None = None) -> Card:
+    """Turn a card's text into a :class:`Card`.
+
+    Raises:
+        CardError: front matter missing, a field missing, unknown or of the wrong kind.
+    """
+    parts = text.split("\n---\n", 1)
+    if not text.startswith("---\n") or len(parts) != 2:
+        raise CardError(f"{name}: must start with front matter between two '---' lines")
+    try:
+        front = yaml.safe_load(parts[0][4:])
+    except yaml.YAMLError as error:
+        raise CardError(f"{name}: front matter is not YAML: {error}") from None
+    if not isinstance(front, dict):
+        raise CardError(f"{name}: front matter must be a mapping of fields")
+    gist = parts[1].strip()
+    if not gist:
+        raise CardError(f"{name}: the gist (text after the front matter) is empty")
+    front["claims"] = tuple(
+        _build(Claim, c, f"{name}: claims[{i}]") for i, c in enumerate(_list(front, "claims", name))
+    )
+    front["reported"] = tuple(
+        _build(Reported, r, f"{name}: reported[{i}]")
+        for i, r in enumerate(_list(front, "reported", name))
+    )
+    card = _build(Card, front | {"gist": gist}, name)
+    _check(card, name, slug)
+    return card
+
+
+def _list(front: dict, field: str, name: str) -> list:
+    value = front.get(field)
+    if not isinstance(value, list):
+        raise CardError(f"{name}: field {field!r} must be a list")
+    return value
+
+
+_KINDS: dict[Any, type] = {str: str, int: int, bool: bool}
+
+
+def _build(kind: type, given: Any, name: str) -> Any:
+    if not isinstance(given, dict):
+        raise CardError(f"{name}: must be a mapping of fields")
+    known = {f.name: f for f in fields(kind)}
+    for field in given:
+        if field not in known:
+            raise CardError(f"{name}: unknown field {field!r}; known are {', '.join(known)}")
+    for field, spec in known.items():
+        if field not in given and spec.default is MISSING and spec.default_factory is MISSING:
+            raise CardError(f"{name}: field {field!r} is missing")
+        if field in given and spec.type in _KINDS and type(given[field]) is not spec.type:
+            raise CardError(
+                f"{name}: field {field!r} must be {_KINDS[spec.type].__name__}, not {given[field]!r}"
+            )
+    return kind(**{key: _freeze(value) for key, value in given.items()})
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(v) for v in value) if isinstance(value, list) else value
+
+
+def _check(card: Card, name: str, slug: str | None) -> None:
+    if slug is not None and card.slug != slug:
+        raise CardError(f"{name}: field 'slug' is {card.slug!r}, the file is named {slug!r}")
+    ids = [c.id for c in card.claims]
+    for claim in card.claims:
+        where = f"{name}: claim {claim.id!r}"
+        if ids.count(claim.id) > 1:
+            raise CardError(f"{where}: the id is used twice")
+        region = claim.region
+        if len(region) != 2 or not all(r is None or isinstance(r, (int, float)) for r in region):
+            raise CardError(f"{where}: field 'region' must be [low, high], null for an open end")
+        if region == (None, None) and not claim.not_tested:
+            raise CardError(
+                f"{where}: field 'region' is open at both ends: nothing could refute it"
+            )
+        if None not in region and region[0] > region[1]:  # type: ignore[operator]
+            raise CardError(f"{where}: field 'region' has low > high")
+        if claim.profile not in PROFILES:
+            raise CardError(f"{where}: field 'profile' must be one of {', '.join(PROFILES)}")
+    for table in card.reported:
+        for row in table.rows:
+            if len(row) != len(table.columns):
+                raise CardError(
+                    f"{name}: reported {table.id!r}: row {list(row)} has {len(row)} values "
+                    f"for {len(table.columns)} columns"
+                )
+        for column in table.unverified:
+            if column not in (*table.columns, "all"):
+                raise CardError(f"{name}: reported {table.id!r}: no column {column!r} to mark")

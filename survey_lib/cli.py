@@ -1,0 +1,219 @@
+"""The ``survey`` command."""
+
+import json
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run the survey's experiments, judge its claims, build its book.",
+)
+
+Profile = Annotated[str, typer.Option(help="smoke, quick, study, full or tune")]
+Jobs = Annotated[int | None, typer.Option(help="worker processes; default: this machine's cores")]
+
+
+@contextmanager
+def _one_sentence():
+    """Turn the errors we raise on purpose into one line and exit code 1."""
+    from survey_lib.cards.card import CardError
+    from survey_lib.evidence.records import RecordError
+    from survey_lib.experiments.runner import RunError
+    from survey_lib.tasks.data import DataError
+
+    try:
+        yield
+    except (CardError, RecordError, RunError, DataError, ValueError, OSError) as error:
+        typer.secho(f"survey: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command("list")
+def list_cards(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """List the papers."""
+    from survey_lib.cards.card import read_card, slugs
+
+    with _one_sentence():
+        cards = [read_card(slug) for slug in slugs()]
+        if as_json:
+            rows = [
+                {"slug": c.slug, "title": c.title, "year": c.year, "claims": len(c.claims)}
+                for c in cards
+            ]
+            typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+            return
+        for c in cards:
+            typer.echo(f"{c.slug:26} {c.year}  {len(c.claims):2} claims  {c.title}")
+
+
+@app.command()
+def run(
+    slug: str,
+    profile: Profile = "quick",
+    jobs: Jobs = None,
+    dask: Annotated[str, typer.Option(help="scheduler, e.g. tcp://host:8786")] = "",
+) -> None:
+    """Run a chapter's cells that are not done yet; study, full and tune are written to results/."""
+    from survey_lib.experiments import runner
+
+    with _one_sentence():
+        pool = _dask_pool(dask) if dask else runner.local_pool
+        records = runner.run(slug, profile, jobs=jobs, make_pool=pool)
+        failed = [r for r in records if r.status != "done"]
+        for record in failed:
+            typer.echo(f"failed: {json.dumps(record.config)}\n{record.error}", err=True)
+        if profile in ("study", "full", "tune") and records:
+            typer.echo(f"written: {runner.commit_study(slug, profile, records)}")
+        seconds = sum(r.provenance["seconds"] for r in records)
+        typer.echo(
+            f"{slug} {profile}: {len(records) - len(failed)} of {len(records)} cells done, "
+            f"{seconds:.0f} core-seconds in all"
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def _dask_pool(address: str) -> Any:
+    try:
+        from distributed import Client  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError("--dask needs the cluster extra: pip install '.[cluster]'") from None
+    return lambda _jobs: Client(address).get_executor()
+
+
+@app.command()
+def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Show every claim with its verdict."""
+    from survey_lib.experiments import EXPERIMENTS, runner
+
+    with _one_sentence():
+        rows = [
+            {
+                "chapter": slug,
+                "claim": v.claim.id,
+                "verdict": v.word,
+                "mean": v.interval.mean if v.interval else None,
+                "low": v.interval.low if v.interval else None,
+                "high": v.interval.high if v.interval else None,
+                "seeds": len(v.values),
+                "unit": v.claim.unit,
+                "region": v.claim.region,
+                "seeds_needed": v.seeds_needed,
+                "changed_after_run": v.changed,
+                "reason": v.reason,
+            }
+            for slug in EXPERIMENTS
+            for v in runner.verdicts(slug)
+        ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    from survey_lib.evidence.verdicts import SIGNS
+
+    for r in rows:
+        interval = (
+            "" if r["mean"] is None else f"{r['mean']:+.4f} [{r['low']:+.4f}, {r['high']:+.4f}]"
+        )
+        typer.echo(
+            f"{r['chapter']:18} {r['claim']:28} {SIGNS[r['verdict']]} {r['verdict']:15} "
+            f"{interval:28} n={r['seeds']}"
+        )
+
+
+@app.command()
+def verify(
+    slug: Annotated[str | None, typer.Argument(help="a chapter; all when left out")] = None,
+    sample: Annotated[int, typer.Option(help="recorded cells to re-run, per chapter")] = 2,
+    seed: Annotated[int, typer.Option(help="which cells the sample draws")] = 0,
+    jobs: Jobs = None,
+) -> None:
+    """Re-run random cells of the committed study and compare the numbers."""
+    from survey_lib.experiments import EXPERIMENTS, runner
+
+    found: list[str] = []
+    with _one_sentence():
+        for name in [slug] if slug else list(EXPERIMENTS):
+            found += runner.verify(name, sample, seed, jobs=jobs)
+    for line in found:
+        typer.echo(line, err=True)
+    if found:
+        raise typer.Exit(1)
+    typer.echo("verified: re-run cells agree with their records")
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Argument(help="a model, or all")],
+) -> None:
+    """Retrain the dense net 0 that the package ships."""
+    from survey_lib.tasks import dense, models, task
+    from survey_lib.tasks import train as training
+
+    with _one_sentence():
+        for name in list(models.MODELS) if model == "all" else [model]:
+            path = dense.ship(name)
+            dense.SHIPPED_SHA256.update(json.loads((path.parent / "sha256.json").read_text()))
+            result = training.evaluate(dense.shipped_net(name), task.load_task(name))
+            typer.echo(f"{path.name}: {path.stat().st_size:,} bytes, test {result}")
+
+
+@app.command()
+def build(
+    profile: Profile = "quick",
+    jobs: Jobs = None,
+    only: Annotated[list[str] | None, typer.Option(help="a chapter; may be repeated")] = None,
+    explain: Annotated[
+        bool, typer.Option(help="say why chapters would run; build nothing")
+    ] = False,
+) -> None:
+    """Execute the chapters, stage, check and render the book."""
+    from survey_lib.publish import build as building
+
+    with _one_sentence():
+        status = building.build(profile=profile, jobs=jobs, slugs=only, explain=explain)
+    raise typer.Exit(status)
+
+
+@app.command()
+def check(
+    sources: Annotated[bool, typer.Option(help="only what needs no built site")] = False,
+) -> None:
+    """Check sources and the built site; also fresh quick runs against the committed study."""
+    from survey_lib.publish import check as checking
+
+    with _one_sentence():
+        findings = checking.check_sources()
+        if not sources:
+            findings += checking.check_site()
+    for finding in findings:
+        typer.echo(str(finding), err=True)
+    if findings:
+        raise typer.Exit(1)
+    typer.echo("checked: nothing found")
+
+
+@app.command()
+def sync(
+    repo: Annotated[str | None, typer.Option(help="address of the repository")] = None,
+) -> None:
+    """Stamp the repository's address into set-up cells and badges."""
+    from survey_lib.publish import setup_cell
+
+    with _one_sentence():
+        for path in setup_cell.sync(repo):
+            typer.echo(f"stamped: {Path(path).name}")
+
+
+def main() -> None:
+    """Entry point of ``python -m survey_lib.cli``."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

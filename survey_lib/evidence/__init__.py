@@ -1,0 +1,1 @@
+"""Records of runs, intervals over seeds, verdicts on claims."""

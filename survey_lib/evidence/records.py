@@ -1,0 +1,131 @@
+"""Records: one run each, one JSON line each, with where it came from."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from survey_lib import files
+
+SCHEMA = 1
+
+
+class RecordError(ValueError):
+    """A file of records that cannot be read; the message names file and line."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run: what was asked, what came out, and where it was made."""
+
+    slug: str
+    profile: str
+    config: dict[str, Any]
+    """The cell's configuration, seed included."""
+    seed: int
+    key: str
+    """Identity of the cell: hash of slug and config, the same in every profile."""
+    status: str
+    """``done`` or ``failed``."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    """Traceback of a failed cell."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """commit, code, data, claims (id → hash), seconds, made, python, torch, machine, threads."""
+    schema: int = SCHEMA
+
+
+def config_key(slug: str, config: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits that name a cell: its slug and its configuration."""
+    text = json.dumps([slug, config], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_line(record: Record) -> str:
+    """One JSON line, keys sorted, no NaN."""
+    return json.dumps(asdict(record), sort_keys=True, allow_nan=False, ensure_ascii=False)
+
+
+def from_line(line: str, where: str) -> Record:
+    """Read one JSON line; raises RecordError that names ``where``."""
+    try:
+        data = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{where}: not a JSON record ({error}); restore the file") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise RecordError(f"{where}: schema {SCHEMA} expected; re-run or convert the record")
+    known = {f.name for f in fields(Record)}
+    if set(data) - known or {"slug", "config", "seed", "key", "status"} - set(data):
+        raise RecordError(f"{where}: fields differ from a record's: {sorted(data)}")
+    return Record(**data)
+
+
+def read_records(path: Path) -> list[Record]:
+    """All records of a JSON-lines file; an absent file has none."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [from_line(line, f"{path.name}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write records sorted by configuration, atomically, so that diffs are small."""
+    order = sorted(records, key=lambda r: (json.dumps(r.config, sort_keys=True), r.key))
+    files.write_atomic(path, "".join(to_line(r) + "\n" for r in order))
+
+
+def study_path(slug: str, profile: str = "study") -> Path:
+    """File of the committed records of a chapter."""
+    return files.results_dir() / profile / f"{slug}.jsonl"
+
+
+def study(slug: str, profile: str = "study") -> list[Record]:
+    """The committed records of a chapter that are done."""
+    return [r for r in read_records(study_path(slug, profile)) if r.status == "done"]
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were made on: processor, cores, Python and the versions that matter."""
+    import numpy
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.split(":", 1)[1].strip()
+                break
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def commit() -> str:
+    """Short hash of the checkout's commit, ``+`` appended when files differ; empty outside git."""
+    root = files.repository()
+    if root is None:
+        return ""
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "survey_lib")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + ("+" if dirty else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    result = subprocess.run(
+        ["git", *words], cwd=root, check=True, capture_output=True, text=True, timeout=30
+    )
+    return result.stdout.strip()

@@ -1,0 +1,5 @@
+"""The experiments, one per chapter: slug → module name, written by hand."""
+
+EXPERIMENTS: dict[str, str] = {
+    "to_prune_or_not": "survey_lib.experiments.to_prune_or_not",
+}

@@ -1,0 +1,1 @@
+"""Sizes, MACs, latency."""

@@ -1,0 +1,1 @@
+"""Machinery no single paper owns."""

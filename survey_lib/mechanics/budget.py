@@ -1,0 +1,34 @@
+"""Budgets: how much of the dense net may be kept, and of what."""
+
+from dataclasses import dataclass
+
+METRICS = ("macs", "params", "nonzeros", "activations", "bits")
+
+
+class BudgetNotMet(ValueError):
+    """A budget the method cannot reach; the message says what was reachable."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The fraction ``keep`` of the dense net's ``metric`` that may be kept."""
+
+    metric: str
+    keep: float
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"budget: no metric {self.metric!r}; use one of {', '.join(METRICS)}")
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"budget: keep must lie in (0, 1], got {self.keep}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read ``macs=0.5`` as the command line gives it; raises ValueError else."""
+        metric, _, keep = text.partition("=")
+        try:
+            return cls(metric, float(keep))
+        except ValueError as error:
+            raise ValueError(
+                f"budget {text!r}: write METRIC=FRACTION, e.g. macs=0.5 ({error})"
+            ) from None

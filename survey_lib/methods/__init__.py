@@ -1,0 +1,12 @@
+"""The methods, one file per paper: slug → module name, written by hand."""
+
+METHODS: dict[str, str] = {
+    "to_prune_or_not": "survey_lib.methods.to_prune_or_not",
+}
+"""The papers' methods. Import with ``importlib.import_module(METHODS[slug])``."""
+
+BASELINES: dict[str, str] = {
+    "random": "survey_lib.methods.baselines",
+    "magnitude": "survey_lib.methods.baselines",
+}
+"""One-shot opponents of every method; ``baselines.Config(criterion=...)`` chooses."""

@@ -1,0 +1,224 @@
+r"""Gradual magnitude pruning (Zhu & Gupta 2017, bibliography key ``zhu2017prune``).
+
+Every :math:`\Delta t` training steps the smallest weights of each layer are masked until the
+layer's sparsity equals :math:`s_t`, which rises by a cubic law (equation 1) from :math:`s_i` to
+:math:`s_f`; then the masks stay and training goes on. The net trains on all the while.
+
+Faithful: the law, magnitude per layer with the same :math:`s_t` in every pruned layer, masks that
+are recomputed from all weights (a masked weight keeps its last value and returns when a survivor
+shrinks below it), no gradient for masked weights, first and depthwise convolutions spared as in
+the paper's MobileNet.
+
+Differs: the window of pruning is given as shares of the training, because our trainings have
+hundreds of steps where the paper's have 10⁵; momentum and weight decay act on survivors only
+(TensorFlow's masked weights could still be moved by momentum); the exponent is a parameter.
+The paper's layer-by-layer scheme for translation models is left out.
+
+Cost: one ordinary training (one forward and backward pass a step) and :math:`n` sorts.
+"""
+
+import copy
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from survey_lib.mechanics.budget import Budget, BudgetNotMet
+from survey_lib.mechanics.masks import keep_largest, keep_largest_global, prunable_weights
+from survey_lib.methods.compressed import Compressed
+from survey_lib.tasks.task import Task
+from survey_lib.tasks.train import fit, total_steps
+
+STEERS = "budget"
+KIND = "weights"
+
+
+@dataclass(frozen=True)
+class Config:
+    """The paper's symbols; defaults are the paper's where it names one."""
+
+    s_i: float = 0.0
+    """Initial sparsity, usually 0."""
+    exponent: float = 3.0
+    """Power of the law; 3 in the paper, 1 is a straight ramp."""
+    begin: float = 0.15
+    """t₀ as a share of all training steps."""
+    end: float = 0.6
+    """t₀ + n Δt as a share of all training steps."""
+    n: int = 20
+    """Number of pruning updates after t₀; 1 is one-shot pruning."""
+    scope: str = "layerwise"
+    """``layerwise`` (same sparsity in each layer) or ``global`` (one threshold for all)."""
+    readmit: bool = True
+    """A masked weight keeps its value and may return; False sets it to zero for good."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin <= self.end <= 1:
+            raise ValueError(f"need 0 ≤ begin ≤ end ≤ 1, got {self.begin} and {self.end}")
+        if self.n < 1 or self.exponent <= 0 or not 0 <= self.s_i < 1:
+            raise ValueError(f"need n ≥ 1, exponent > 0 and 0 ≤ s_i < 1, got {self}")
+        if self.scope not in ("layerwise", "global"):
+            raise ValueError(f"no scope {self.scope!r}; use layerwise or global")
+
+
+def sparsity_at(t: float, s_i: float, s_f: float, t_0: float, n_dt: float, exponent: float = 3.0):
+    r"""Equation 1: :math:`s_t = s_f + (s_i - s_f)(1 - (t - t_0) / (n \Delta t))^3`.
+
+    ``n_dt`` is :math:`n \Delta t`, the window's length in steps. Before t₀ it is ``s_i``, after
+    the window ``s_f``. The 3 is ``exponent``.
+    """
+    if n_dt <= 0:
+        return s_f if t >= t_0 else s_i
+    progress = min(max((t - t_0) / n_dt, 0.0), 1.0)
+    return s_f + (s_i - s_f) * (1 - progress) ** exponent
+
+
+def update_steps(config: Config, steps: int) -> dict[int, float]:
+    """Training step → progress (t − t₀) / (n Δt) of each update t₀, t₀ + Δt, …, t₀ + n Δt.
+
+    Updates happen before the step of that number; with more updates than steps in the window
+    the last one of a step counts.
+    """
+    t_0, end = config.begin * steps, config.end * steps
+    last = steps - 1
+    return {
+        min(round(t_0 + (end - t_0) * k / config.n), last): k / config.n
+        for k in range(config.n + 1)
+    }
+
+
+class MaskedWeights:
+    """The masks M of a net's prunable weights W; the net computes with M ⊙ W.
+
+    The net's own parameters hold M ⊙ W. ``held`` keeps the last value of masked entries, from
+    which a later update may readmit them.
+    """
+
+    def __init__(self, weights: dict[str, Tensor], readmit: bool = True):
+        self.weights = weights
+        self.masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+        self.held = {name: torch.zeros_like(w) for name, w in weights.items()}
+        self.readmit = readmit
+        self.readmitted = 0
+
+    def magnitudes(self) -> dict[str, Tensor]:
+        """|W| by name, masked entries with the value they had when they were cut."""
+        return {
+            name: torch.where(self.masks[name], w, self.held[name]).detach().abs()
+            for name, w in self.weights.items()
+        }
+
+    @torch.no_grad()
+    def set(self, masks: dict[str, Tensor]) -> None:
+        """Cut what the new masks cut, bring back what they readmit."""
+        for name, w in self.weights.items():
+            old, new = self.masks[name], masks[name]
+            full = torch.where(old, w, self.held[name])
+            self.readmitted += int((new & ~old).sum())
+            self.held[name] = full * ~new if self.readmit else torch.zeros_like(w)
+            w.copy_(full * new)
+            self.masks[name] = new
+
+    def prune_to(self, s_t: float, scope: str) -> None:
+        """Sort |W|, mask the smallest until each layer's (or the net's) sparsity is s_t.
+
+        Exactly round(s_t · N) of N entries are masked.
+        """
+        size = self.magnitudes()
+        if scope == "global":
+            total = sum(s.numel() for s in size.values())
+            self.set(keep_largest_global(size, total - round(s_t * total)))
+        else:
+            self.set({k: keep_largest(s, s.numel() - round(s_t * s.numel()))
+                      for k, s in size.items()})  # fmt: skip
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """∂L/∂W = M ⊙ ∂L/∂(M ⊙ W): masked weights get no gradient."""
+        for name, w in self.weights.items():
+            if w.grad is not None:
+                w.grad.mul_(self.masks[name])
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Undo what momentum or weight decay did to masked weights."""
+        for name, w in self.weights.items():
+            w.mul_(self.masks[name])
+
+
+def final_sparsity(model: nn.Module, weights: dict[str, Tensor], budget: Budget) -> float:
+    """The s_f of the pruned layers at which the whole net keeps ``budget.keep`` of its parameters.
+
+    Raises:
+        BudgetNotMet: the layers that are spared alone hold more than the budget.
+    """
+    if budget.metric != "nonzeros":
+        raise ValueError(f"to_prune_or_not removes weights: give nonzeros=…, not {budget.metric}=…")
+    total = sum(p.numel() for p in model.parameters())
+    pruned = sum(w.numel() for w in weights.values())
+    s_f = (1 - budget.keep) * total / pruned
+    if s_f >= 1:
+        raise BudgetNotMet(
+            f"to_prune_or_not: keeping {budget.keep:.4g} of {total} parameters would empty every "
+            f"pruned layer; more than {(total - pruned) / total:.4g} is reachable"
+        )
+    return s_f
+
+
+def compress(
+    model: nn.Module,
+    task: Task,
+    budget: Budget,
+    config: Config = Config(),
+    *,
+    generator: torch.Generator,
+) -> Compressed:
+    """Train a copy of ``model`` by the task's recipe and prune it on the way.
+
+    Args:
+        model: where to start from: a fresh net, or a trained one.
+        task: data and training recipe (all of its steps are made).
+        budget: ``nonzeros``, of all parameters of the net.
+        config: the schedule.
+        generator: draws the data order.
+
+    Returns:
+        The net with zeros in place of pruned weights, its masks, and the path of s_t.
+
+    Raises:
+        BudgetNotMet: the spared layers alone exceed the budget.
+    """
+    start = perf_counter()
+    model = copy.deepcopy(model)
+    weights = prunable_weights(model)
+    s_f = final_sparsity(model, weights, budget)
+    if config.s_i > s_f:
+        raise ValueError(f"s_i = {config.s_i} exceeds the final sparsity {s_f:.4g}")
+    masked = MaskedWeights(weights, config.readmit)
+    updates = update_steps(config, total_steps(task))
+    trace: dict[str, list[float]] = {"step": [], "sparsity": [], "readmitted": []}
+
+    def before_step(step: int) -> None:
+        if step in updates:
+            s_t = sparsity_at(updates[step], config.s_i, s_f, 0.0, 1.0, config.exponent)
+            masked.prune_to(s_t, config.scope)
+            for key, value in zip(trace, (step, s_t, masked.readmitted), strict=True):
+                trace[key].append(value)
+
+    history = fit(
+        model, task, generator=generator,
+        before_step=before_step,
+        after_backward=lambda _: masked.mask_gradients(),
+        after_step=lambda _: masked.apply(),
+    )  # fmt: skip
+    steps = len(history.loss)
+    return Compressed(
+        model,
+        [{"layer": k, "weights": m.numel(), "kept": int(m.sum())} for k, m in masked.masks.items()],
+        perf_counter() - start,
+        forward_passes=steps,
+        backward_passes=steps,
+        masks=masked.masks,
+        trace=trace | {"loss": history.loss},
+    )

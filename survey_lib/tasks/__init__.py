@@ -1,0 +1,1 @@
+"""What gets compressed: data, models, training, dense nets."""

@@ -1,0 +1,186 @@
+"""Data that a task is made of: embedded, checked by hash, never pickled."""
+
+import gzip
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from survey_lib import files
+
+FOLDER = Path(str(resources.files("survey_lib.tasks"))) / "data"
+
+SHA256 = {
+    "fashion_mnist.npz": "80ecf38a210be148c395ec4200c9f79065be82a82568a1afc7c2239d3efa6544",
+    "shakespeare.txt.gz": "bf237b9f5a05abe79d7a0caa809b6513fbcbc323e9521a77086d556e4c9bbed8",
+}
+
+
+class DataError(RuntimeError):
+    """Data that is missing, truncated or not what it should be."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Inputs and targets of one split; first dimension is the example."""
+
+    x: Tensor
+    """Images (N, C, H, W) float32, or token windows (N, T) int64."""
+    y: Tensor
+    """Classes (N,) int64, or next tokens (N, T) int64."""
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train, validation and test split, with what a model must know of them."""
+
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    """Names of the classes, or the characters of the vocabulary."""
+    hash: str
+    """SHA-256 of the file they came from."""
+
+
+FASHION_CLASSES = (
+    "T-shirt", "trouser", "pullover", "dress", "coat",
+    "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
+FASHION_MEAN, FASHION_STD = 0.2860, 0.3530  # of the official training images, in [0, 1]
+
+
+def embedded(name: str) -> Path:
+    """Path of an embedded data file after its hash was checked.
+
+    Raises:
+        DataError: the file is absent or its bytes differ from the release's.
+    """
+    path = FOLDER / name
+    if not path.exists():
+        raise DataError(f"{path}: the embedded data file is missing; reinstall the package")
+    found = files.sha256(path)
+    if found != SHA256[name]:
+        raise DataError(
+            f"{path}: SHA-256 is {found[:12]}…, expected {SHA256[name][:12]}…; "
+            "the file is truncated or changed, reinstall the package"
+        )
+    return path
+
+
+@lru_cache(maxsize=1)
+def fashion_mnist() -> Splits:
+    """Fashion-MNIST (Xiao et al. 2017, MIT): 10,000 train, 2,000 validation, 10,000 test images.
+
+    Train and validation are stratified draws from the official training set; images are
+    (N, 1, 28, 28) float32, normalised with the mean and deviation of the training set.
+
+    Raises:
+        DataError: the embedded file is missing or damaged.
+    """
+    path = embedded("fashion_mnist.npz")
+    with np.load(path, allow_pickle=False) as archive:
+        parts = {
+            name: Split(
+                _normalised(torch.from_numpy(archive[f"{name}_x"]), FASHION_MEAN, FASHION_STD),
+                torch.from_numpy(archive[f"{name}_y"]).long(),
+            )
+            for name in ("train", "val", "test")
+        }
+    return Splits(**parts, classes=FASHION_CLASSES, hash=SHA256[path.name])
+
+
+def _normalised(images: Tensor, mean: float, std: float) -> Tensor:
+    x = images.float().div_(255).sub_(mean).div_(std)
+    return x.unsqueeze(1) if x.ndim == 3 else x
+
+
+@lru_cache(maxsize=2)
+def shakespeare(window: int = 64) -> Splits:
+    """The public-domain Shakespeare text in characters, cut into windows of ``window`` tokens.
+
+    The first 90 % of the text is train, the next 5 % validation, the last 5 % test. Windows
+    don't overlap; the target of each token is the next character.
+
+    Raises:
+        DataError: the embedded file is missing or damaged.
+    """
+    path = embedded("shakespeare.txt.gz")
+    text = gzip.decompress(path.read_bytes()).decode("ascii")
+    vocabulary = tuple(sorted(set(text)))
+    index = {character: i for i, character in enumerate(vocabulary)}
+    tokens = torch.tensor([index[c] for c in text])
+    a, b = int(0.9 * len(tokens)), int(0.95 * len(tokens))
+    parts = [_windows(tokens[i:j], window) for i, j in ((0, a), (a, b), (b, len(tokens)))]
+    return Splits(*parts, classes=vocabulary, hash=SHA256[path.name])
+
+
+def _windows(tokens: Tensor, window: int) -> Split:
+    n = (len(tokens) - 1) // window
+    x = tokens[: n * window].view(n, window)
+    y = tokens[1 : n * window + 1].view(n, window)
+    return Split(x, y)
+
+
+def image_folder(path: str | Path, size: int = 32, val_fraction: float = 0.1) -> Splits:
+    """A user's own images: ``path/train/<class>/*`` and ``path/test/<class>/*``.
+
+    Images are resized to ``size`` × ``size``, three channels, normalised per channel by the
+    training images; every tenth training image of a class is held out for validation.
+
+    Raises:
+        DataError: a folder is missing or empty, or train and test have different classes.
+    """
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    root = Path(path).expanduser()
+    for part in ("train", "test"):
+        if not (root / part).is_dir():
+            raise DataError(
+                f"{root / part}: no such folder; an image folder needs train/<class>/ and "
+                "test/<class>/ with images in them"
+            )
+    resize = v2.Compose(
+        [v2.ToImage(), v2.Resize((size, size), antialias=True), v2.ToDtype(torch.uint8)]
+    )
+    raw: dict[str, Split] = {}
+    names: dict[str, list[str]] = {}
+    for part in ("train", "test"):
+        try:
+            folder = ImageFolder(str(root / part), transform=resize)
+        except FileNotFoundError as error:
+            raise DataError(f"{root / part}: {str(error).rstrip('.')}; add images there") from None
+        names[part] = folder.classes
+        rows = [folder[i] for i in range(len(folder))]
+        raw[part] = Split(
+            torch.stack([torch.as_tensor(x) for x, _ in rows]), torch.tensor([y for _, y in rows])
+        )
+    if names["train"] != names["test"]:
+        different = sorted(set(names["train"]) ^ set(names["test"]))
+        raise DataError(f"{root}: train and test differ in the classes {different}")
+    train, test = raw["train"], raw["test"]
+    mean = train.x.float().mean((0, 2, 3), keepdim=True) / 255
+    std = (train.x.float() / 255).std((0, 2, 3), keepdim=True).clamp_min(1e-3)
+
+    def split(part: Split, rows: Tensor) -> Split:
+        return Split((part.x[rows].float() / 255 - mean) / std, part.y[rows])
+
+    every = max(2, round(1 / val_fraction))
+    held = torch.zeros(len(train), dtype=torch.bool)
+    for label in range(len(names["train"])):
+        held[(train.y == label).nonzero()[every - 1 :: every, 0]] = True
+    if not held.any():
+        raise DataError(f"{root}: too few training images to hold out 1 in {every}; add images")
+    content = torch.cat([train.x.flatten(), test.x.flatten()]).numpy().tobytes()
+    return Splits(
+        split(train, ~held), split(train, held), split(test, torch.ones(len(test)).bool()),
+        classes=tuple(names["train"]), hash=files.sha256(content),
+    )  # fmt: skip
