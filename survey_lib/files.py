@@ -32,7 +32,12 @@ def cache_dir() -> Path:
 
 
 def results_dir() -> Path:
-    """Folder of the committed records: ``results/`` in a checkout, else inside the package."""
+    """Folder of the committed records.
+
+    ``SURVEY_RESULTS``, else ``results/`` in a checkout, else the copy inside the package.
+    """
+    if os.environ.get("SURVEY_RESULTS"):
+        return Path(os.environ["SURVEY_RESULTS"]).resolve()
     root = repository()
     return root / "results" if root else PACKAGE / "_results"
 

@@ -78,19 +78,20 @@ def plain(cell: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(cell), sort_keys=True))
 
 
-def run_cell(slug: str, cell: Any) -> tuple[dict[str, Any], float]:
+def run_cell(module: str, cell: Any) -> tuple[dict[str, Any], float]:
     """Numbers and seconds of one cell, on one torch thread; runs in a worker process."""
     import torch
 
     torch.set_num_threads(1)
     start = perf_counter()
-    numbers = experiment(slug).run(cell)
+    numbers = importlib.import_module(module).run(cell)
     return numbers, perf_counter() - start
 
 
-def _attempt(slug: str, cell: Any) -> tuple[dict[str, Any] | None, float, str]:
+def _attempt(module: str, cell: Any) -> tuple[dict[str, Any] | None, float, str]:
     try:
-        numbers, seconds = run_cell(slug, cell)
+        numbers, seconds = run_cell(module, cell)
+        json.dumps(numbers, allow_nan=False)  # a NaN is a failure of the cell, not of the run
         return numbers, seconds, ""
     except Exception:
         return None, 0.0, traceback.format_exc()
@@ -178,8 +179,8 @@ def _run_all(
         try:
             while waiting or flying:
                 while waiting and len(flying) <= jobs:
-                    cell = waiting.pop(0)
-                    flying[pool.submit(_attempt, slug, cell)] = cell
+                    flying[pool.submit(_attempt, EXPERIMENTS[slug], waiting[0])] = waiting[0]
+                    waiting.pop(0)  # only now: submit fails when a worker has died meanwhile
                 done = next(as_completed(flying))
                 cell = flying.pop(done)
                 try:
@@ -193,10 +194,7 @@ def _run_all(
                     keep(cell, future.result())
                 else:
                     orphans.append(cell)
-            rest = [c for c in waiting if c not in orphans]
-        else:
-            return []
-    return orphans + _run_all(slug, rest, jobs, make_pool, keep)
+    return orphans + _run_all(slug, waiting, jobs, make_pool, keep)
 
 
 class _Store:

@@ -49,7 +49,8 @@ class _RandomScores(MaskedWeights):
     def __init__(self, weights: dict[str, Tensor], generator: torch.Generator):
         super().__init__(weights)
         self.drawn = {
-            k: torch.rand(w.shape, generator=generator).to(w.device) for k, w in weights.items()
+            k: torch.rand(w.shape, generator=generator, device="cpu").to(w.device)
+            for k, w in weights.items()
         }
 
     def magnitudes(self) -> dict[str, Tensor]:

@@ -243,7 +243,7 @@ def build_model(name: str, *, generator: torch.Generator, **options: object) -> 
     """
     if name not in MODELS:
         raise ValueError(f"no model {name!r}; there are: {', '.join(MODELS)}")
-    seed = int(torch.randint(2**62, (), generator=generator))
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:

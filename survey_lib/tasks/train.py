@@ -63,7 +63,7 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
 def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Endless index batches: a new permutation of ``n`` examples each pass, last one shorter."""
     while True:
-        yield from torch.randperm(n, generator=generator).split(batch)
+        yield from torch.randperm(n, generator=generator, device="cpu").split(batch)
 
 
 def fit(

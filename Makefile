@@ -1,0 +1,70 @@
+# Two commands matter: `make book` and `make test`. Both make the environment first.
+# uv is used when it is there, pip otherwise.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+EXTRAS := book,dev,peers
+STAMP  := $(VENV)/.installed
+UV     := $(shell command -v uv 2>/dev/null)
+PROFILE ?= quick
+
+.DEFAULT_GOAL := help
+.PHONY: help install book test test-site test-slow serve lint format bench lock clean study
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## make .venv and install everything
+
+$(STAMP): pyproject.toml constraints.txt
+ifneq ($(UV),)
+	test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV)
+	uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
+else
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+endif
+	@touch $@
+
+book: $(STAMP)  ## execute the chapters, build and check the site, print its path
+	$(BIN)/survey build --profile $(PROFILE)
+
+test: $(STAMP)  ## library, oracles, runner, one chapter through the whole line
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not site and not colab"
+
+test-site: $(STAMP)  ## browser tests of the built site (after make book; needs chromium)
+	$(BIN)/python -m pytest -q -m site
+
+test-slow: $(STAMP)  ## faults and other minutes-long checks
+	$(BIN)/python -m pytest -q -m slow
+
+serve: $(STAMP)  ## show the built site on this machine
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+lint: $(STAMP)  ## ruff, pyright, import-linter, codespell, notebooks stripped
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/survey check --sources
+
+format: $(STAMP)  ## let ruff put things right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## timings, as JSON lines in benchmarks/
+	$(BIN)/python -m benchmarks.latency
+
+study: $(STAMP)  ## run the recorded studies anew (up to 20 minutes a chapter)
+	$(BIN)/survey run to_prune_or_not --profile study
+
+lock:  ## resolve constraints.txt anew (needs uv)
+	@test -n "$(UV)" || { echo "make lock needs uv: pip install uv"; exit 1; }
+	uv pip compile --universal --fork-strategy fewest --python-version 3.11 --all-extras \
+	  --no-emit-index-url --no-header --no-annotate --upgrade --quiet pyproject.toml -o constraints.txt
+
+clean:  ## remove everything that is made, the environment too
+	rm -rf _build $(VENV) .pytest_cache .ruff_cache
