@@ -190,7 +190,7 @@ def check(
     with _one_sentence():
         findings = checking.check_sources()
         if not sources:
-            findings += checking.check_site()
+            findings += checking.check_numbers() + checking.check_site()
     for finding in findings:
         typer.echo(str(finding), err=True)
     if findings:

@@ -14,6 +14,8 @@ import yaml
 
 FOLDER = Path(__file__).resolve().parent
 PROFILES = ("smoke", "quick", "study", "full")
+GROUPS = ("Pruning weights", "Pruning channels", "Bits", "Adapters and language models")
+"""What the papers take away, in the order of the book's map."""
 
 
 class CardError(ValueError):
@@ -82,6 +84,10 @@ class Card:
     code_licence: str
     tags_received: tuple[str, ...]
     tags: tuple[str, ...]
+    group: str
+    """Where the paper stands on the book's map: one of ``GROUPS``."""
+    corrections: tuple[str, ...]
+    """What this card says otherwise than the card as received, and why; may be empty."""
     bibkey: str
     headline: str
     """One sentence a practitioner would repeat to a colleague."""
@@ -118,6 +124,18 @@ def card_path(slug: str) -> Path:
 def read_card(slug: str) -> Card:
     """Read and check the card of ``slug``."""
     return parse_card(card_path(slug).read_text(encoding="utf-8"), str(card_path(slug).name), slug)
+
+
+def received(slug: str) -> str:
+    """The survey's text of a card as it was received, word for word.
+
+    Raises:
+        CardError: there is none, as for a paper that joined the survey later.
+    """
+    path = FOLDER / "received" / f"{slug}.md"
+    if not path.exists():
+        raise CardError(f"no text was received for {slug!r}: {path.parent.name}/ has no such file")
+    return path.read_text(encoding="utf-8")
 
 
 def parse_card(text: str, name: str, slug: str | None = None) -> Card:
@@ -172,9 +190,18 @@ def _build(kind: type, given: Any, name: str) -> Any:
             raise CardError(f"{name}: field {field!r} is missing")
         if field in given and spec.type in _KINDS and type(given[field]) is not spec.type:
             raise CardError(
-                f"{name}: field {field!r} must be {_KINDS[spec.type].__name__}, not {given[field]!r}"
+                f"{name}: field {field!r} must be {_KINDS[spec.type].__name__}, "
+                f"not {given[field]!r}"
+            )
+        if field in given and spec.type == tuple[str, ...] and not _is_texts(given[field]):
+            raise CardError(
+                f"{name}: field {field!r} must be a list of texts, not {given[field]!r}"
             )
     return kind(**{key: _freeze(value) for key, value in given.items()})
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(type(item) is str for item in value)
 
 
 def _freeze(value: Any) -> Any:
@@ -184,6 +211,8 @@ def _freeze(value: Any) -> Any:
 def _check(card: Card, name: str, slug: str | None) -> None:
     if slug is not None and card.slug != slug:
         raise CardError(f"{name}: field 'slug' is {card.slug!r}, the file is named {slug!r}")
+    if card.group not in GROUPS:
+        raise CardError(f"{name}: field 'group' must be one of: {', '.join(GROUPS)}")
     ids = [c.id for c in card.claims]
     for claim in card.claims:
         where = f"{name}: claim {claim.id!r}"
@@ -200,6 +229,13 @@ def _check(card: Card, name: str, slug: str | None) -> None:
             raise CardError(f"{where}: field 'region' has low > high")
         if claim.profile not in PROFILES:
             raise CardError(f"{where}: field 'profile' must be one of {', '.join(PROFILES)}")
+        for other in claim.disputes:
+            paper, slash, its_claim = other.partition("/")
+            if not slash or not its_claim or paper == card.slug:
+                raise CardError(
+                    f"{where}: field 'disputes' must name claims of other papers as "
+                    f"slug/claim-id, not {other!r}"
+                )
     for table in card.reported:
         for row in table.rows:
             if len(row) != len(table.columns):

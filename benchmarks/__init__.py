@@ -1,0 +1,1 @@
+"""Timings: one script for each row of the performance table."""

@@ -1,0 +1,1 @@
+"""From source to site: execute the chapters, stage the book, build it, check it."""

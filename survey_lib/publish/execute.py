@@ -1,0 +1,475 @@
+"""Execute the chapters with papermill: in parallel, longest first, each only when it must.
+
+Every chapter runs in a process and a kernel of its own. What it was made from is kept as a list
+of named hashes (the *parts* of its key); a chapter runs again when a part differs, and the
+difference says why. A failed chapter stops no other and never counts as built.
+"""
+
+import concurrent.futures
+import contextlib
+import copy
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from survey_lib import files
+from survey_lib.cards import card as cards
+from survey_lib.experiments import closure
+from survey_lib.publish import layout
+from survey_lib.publish.layout import PublishError
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pandas",
+    "matplotlib",
+    "seaborn",
+    "altair",
+    "ipywidgets",
+    "papermill",
+)
+TIMEOUT = 1800.0
+"""Seconds a chapter may take."""
+RECORDER = "survey-recorder"
+"""Tag of the hidden last cell."""
+
+# Runs in the chapter's kernel after its last cell: what was loaded, and the time it took.
+_RECORDER_SOURCE = """\
+import json, os, sys
+loaded = {n: m.__file__ for n, m in list(sys.modules.items())
+          if n.split(".")[0] == "survey_lib" and getattr(m, "__file__", None)}
+with open(os.environ["SURVEY_LOADED"], "w") as file:
+    json.dump({"modules": loaded, "core_seconds": sum(os.times()[:4])}, file)
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one chapter."""
+
+    slug: str
+    status: str
+    """``ran``, ``cached`` or ``failed``."""
+    seconds: float = 0.0
+    cell: int | None = None
+    """For a failed chapter: number of the cell in the source notebook, from 1."""
+    error: str = ""
+    """For a failed chapter: the last lines of the traceback or of the log."""
+
+
+def execute(
+    slugs: Sequence[str] | None,
+    profile: str,
+    jobs: int | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    say: Callable[[str], None] | None = None,
+) -> list[Outcome]:
+    """Execute chapters whose key changed; the others are left as they are.
+
+    Args:
+        slugs: chapters to execute; None means all of ``_toc.yml``.
+        profile: the value of the parameter ``profile``.
+        jobs: chapters at a time; None means one per core.
+        timeout: seconds a chapter may take.
+        say: takes the lines of progress; None prints them.
+
+    Returns:
+        One outcome per chapter, in the order of ``slugs``. Nothing is raised for a chapter
+        that fails: look for ``status == "failed"``.
+
+    Raises:
+        PublishError: a slug is no chapter, or the profile is unknown.
+    """
+    say = say or (lambda line: print(line, flush=True))
+    if profile not in cards.PROFILES:
+        raise PublishError(f"no profile {profile!r}; there are: {', '.join(cards.PROFILES)}")
+    slugs = _known(slugs)
+    reasons = {slug: explain(slug, profile) for slug in slugs}
+    outcomes: dict[str, Outcome] = {}
+    todo = []
+    for slug in slugs:
+        if reasons[slug] == [UP_TO_DATE]:
+            outcomes[slug] = Outcome(slug, "cached")
+            say(f"{slug}: cached")
+        else:
+            todo.append(slug)
+    todo.sort(key=lambda slug: -_last_seconds(slug))
+    cores = os.cpu_count() or 1
+    workers = max(1, min(jobs or cores, len(todo)))
+    share = max(1, cores // workers)
+    running: dict[str, subprocess.Popen] = {}
+    stopped = threading.Event()
+
+    def one(slug: str) -> Outcome:
+        if stopped.is_set():
+            return Outcome(slug, "failed", error="the build was stopped")
+        plural = "" if share == 1 else "s"
+        say(f"{slug}: starts on {share} core{plural} ({_short(reasons[slug])})")
+        outcome = _execute_one(slug, profile, share, timeout, running)
+        if outcome.status == "ran":
+            say(f"{slug}: done in {outcome.seconds:.1f} s")
+        else:
+            where = f" in cell {outcome.cell}" if outcome.cell else ""
+            say(f"{slug}: FAILED{where} after {outcome.seconds:.1f} s")
+        return outcome
+
+    pool = concurrent.futures.ThreadPoolExecutor(workers)
+    try:
+        with _terminate_as_interrupt():
+            futures = {pool.submit(one, slug): slug for slug in todo}
+            for future in concurrent.futures.as_completed(futures):
+                outcomes[futures[future]] = future.result()
+    finally:
+        stopped.set()
+        for process in list(running.values()):
+            _kill_tree(process)
+        pool.shutdown(cancel_futures=True)
+    return [outcomes[slug] for slug in slugs]
+
+
+UP_TO_DATE = "up to date"
+
+
+def explain(slug: str, profile: str = "quick") -> list[str]:
+    """Why a chapter would be executed again, in words; ``["up to date"]`` when it would not."""
+    entry = read_entry(slug)
+    if entry is None or not layout.executed(slug).exists():
+        return ["never executed"]
+    old: dict[str, str] = entry["parts"]
+    new = key_parts(slug, profile, entry["modules"])
+    reasons = []
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) == new.get(name):
+            continue
+        if name == "profile" or name.startswith("version of "):
+            reasons.append(f"{name} changed {old.get(name, 'none')} → {new.get(name, 'none')}")
+        elif name not in new:
+            reasons.append(f"{name} is no longer used or is gone")
+        elif name not in old:
+            reasons.append(f"{name} is new")
+        else:
+            reasons.append(f"{name} changed")
+    return reasons or [UP_TO_DATE]
+
+
+def read_entry(slug: str) -> dict[str, Any] | None:
+    """The cache entry of a chapter; None when there is none that can be used."""
+    try:
+        entry = json.loads(layout.entry(slug).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    usable = isinstance(entry, dict) and {"parts", "modules", "seconds"} <= entry.keys()
+    return entry if usable else None
+
+
+def key_parts(slug: str, profile: str, loaded: Iterable[str] = ()) -> dict[str, str]:
+    """Everything a chapter's outputs rest on: name of the part → its hash or value.
+
+    Args:
+        slug: the chapter.
+        profile: the value of the parameter.
+        loaded: ``survey_lib`` modules that its kernel had loaded at the end of its last run.
+    """
+    root = layout.root()
+    sources = layout.code_sources(layout.read_notebook(layout.source(slug)))
+    parts = {"the notebook's code": _digest("\n\0".join(sources)), "profile": profile}
+    modules = closure.closure(static_imports(sources) | set(loaded))
+    for path in modules.values():
+        parts[_relative(path, root)] = closure.module_hash(path)
+    own = [files.PACKAGE / "cards" / f"{slug}.md"]
+    # the chapter prints its method's source, docstrings and comments included
+    own += [files.PACKAGE / "methods" / f"{slug}.py"]
+    own += sorted(files.results_dir().glob(f"*/{slug}.jsonl"))
+    if any(name.startswith("survey_lib.tasks") for name in modules):
+        own += _data_files(files.PACKAGE / "tasks")
+    own += _data_files(files.PACKAGE / "show")
+    for path in own:
+        if path.is_file():
+            name = _relative(path, root) + (" (text)" if path.suffix == ".py" else "")
+            parts[name] = _file_digest(path)
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            parts[f"version of {package}"] = importlib.metadata.version(package)
+    parts["version of Python"] = ".".join(platform.python_version_tuple()[:2])
+    return parts
+
+
+def static_imports(sources: Iterable[str]) -> set[str]:
+    """Names under ``survey_lib`` that code cells import; lines of IPython magic are left out."""
+    found: set[str] = set()
+    for source in sources:
+        lines = ["pass" if line.startswith(("%", "!")) else line for line in source.splitlines()]
+        # a cell that is no Python (a %%magic cell) imports nothing that Python could see
+        with contextlib.suppress(SyntaxError):
+            found |= closure.source_imports("\n".join(lines))
+    return found
+
+
+def report(outcomes: Iterable[Outcome]) -> str:
+    """What failed, chapter by chapter, with the last lines of the traceback; empty if nothing."""
+    blocks = []
+    for outcome in outcomes:
+        if outcome.status == "failed":
+            where = f", cell {outcome.cell}" if outcome.cell else ""
+            lines = "\n".join("    " + line for line in outcome.error.splitlines())
+            blocks.append(f"{outcome.slug}{where} failed:\n{lines}")
+    return "\n".join(blocks)
+
+
+def _known(slugs: Sequence[str] | None) -> list[str]:
+    chapters = layout.slugs()
+    unknown = [slug for slug in slugs or [] if slug not in chapters]
+    if unknown:
+        raise PublishError(f"no chapter {unknown[0]!r} in _toc.yml; there are: {chapters}")
+    return chapters if slugs is None else list(dict.fromkeys(slugs))
+
+
+def _last_seconds(slug: str) -> float:
+    entry = read_entry(slug)
+    return math.inf if entry is None else float(entry["seconds"])
+
+
+def _short(reasons: list[str]) -> str:
+    more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
+    return ", ".join(reasons[:2]) + more
+
+
+def _execute_one(
+    slug: str, profile: str, cores: int, timeout: float, running: dict[str, subprocess.Popen]
+) -> Outcome:
+    work = layout.entry(slug).parent
+    work.mkdir(parents=True, exist_ok=True)
+    given, made = work / f"{slug}.input.ipynb", work / f"{slug}.running.ipynb"
+    failed, loaded = work / f"{slug}.failed.ipynb", work / f"{slug}.loaded.json"
+    for path in (made, failed, loaded):
+        path.unlink(missing_ok=True)
+    start = time.monotonic()
+    try:
+        # the key is taken from the notebook that is run, not from one edited meanwhile
+        notebook = layout.read_notebook(layout.source(slug))
+        before = key_parts(slug, profile)
+        files.write_atomic(given, nbformat.writes(with_recorder(notebook)))
+    except PublishError as error:
+        return Outcome(slug, "failed", time.monotonic() - start, error=str(error))
+    late = _papermill(slug, profile, cores, timeout, given, made, loaded, running)
+    seconds = time.monotonic() - start
+    given.unlink(missing_ok=True)
+    if late is not None or not loaded.exists():
+        if made.exists():
+            os.replace(made, failed)
+        cell, error = _what_failed(slug, failed)
+        return Outcome(slug, "failed", seconds, cell, late or error)
+    seen = json.loads(loaded.read_text(encoding="utf-8"))
+    loaded.unlink()
+    modules = sorted(seen["modules"])
+    parts = key_parts(slug, profile, modules)
+    changed = [name for name, value in before.items() if parts.get(name) != value]
+    if changed:  # edited during the run: keep the old value, so that the next build runs it again
+        parts |= {name: before[name] for name in changed}
+    layout.executed(slug).parent.mkdir(parents=True, exist_ok=True)
+    # first the notebook, then the entry that vouches for it
+    layout.entry(slug).unlink(missing_ok=True)
+    os.replace(made, layout.executed(slug))
+    entry = {
+        "slug": slug,
+        "profile": profile,
+        "parts": parts,
+        "modules": modules,
+        "seconds": round(seconds, 2),
+        "core_seconds": round(float(seen["core_seconds"]), 2),
+        "cores": cores,
+        "finished": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "versions": {name: parts.get(f"version of {name}", "") for name in PACKAGES},
+        "machine": machine(),
+    }
+    files.write_atomic(layout.entry(slug), json.dumps(entry, indent=1, sort_keys=True))
+    return Outcome(slug, "ran", seconds)
+
+
+def with_recorder(notebook: Any) -> Any:
+    """A copy of a notebook with the hidden last cell that records what its kernel loaded."""
+    notebook = copy.deepcopy(notebook)
+    cell = nbformat.v4.new_code_cell(_RECORDER_SOURCE.rstrip("\n"))
+    cell.metadata["tags"] = [RECORDER, "remove-cell"]
+    if (notebook.nbformat, notebook.nbformat_minor) < (4, 5):
+        cell.pop("id", None)
+    notebook.cells.append(cell)
+    notebook.metadata["kernelspec"] = dict(layout.KERNEL)  # papermill wants to know the language
+    return notebook
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and system that a chapter runs on."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        processor = found.group(1) if found else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def _papermill(
+    slug: str,
+    profile: str,
+    cores: int,
+    timeout: float,
+    given: Path,
+    made: Path,
+    loaded: Path,
+    running: dict[str, subprocess.Popen],
+) -> str | None:
+    """Run papermill to its end; a sentence when it had to be stopped, else None."""
+    threads = {
+        name: str(cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    }
+    paths = [str(files.PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | threads | {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "JUPYTER_PATH": str(_kernels()),
+        "IPYTHONDIR": str(files.build_dir() / "ipython"),
+        "SURVEY_BUILD": str(files.build_dir()),
+        "SURVEY_PROFILE": profile,
+        "SURVEY_JOBS": str(cores),
+        "SURVEY_LOADED": str(loaded),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "papermill", str(given), str(made)]
+    command += ["-p", "profile", profile, "-k", "survey", "--cwd", str(layout.source(slug).parent)]
+    command += ["--no-progress-bar", "--log-level", "WARNING", "--start-timeout", "120"]
+    log = layout.log(slug)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
+        )
+        running[slug] = process
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            _kill_tree(process)
+            return f"took longer than {timeout:g} s and was stopped; see {_relative_log(log)}"
+        finally:
+            running.pop(slug, None)
+    return None
+
+
+def _kernels() -> Path:
+    """A Jupyter folder with one kernel: the interpreter that runs now."""
+    folder = files.build_dir() / "jupyter"
+    spec = {
+        "argv": [
+            *(sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+            "--HistoryManager.enabled=False",
+        ],
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    path, text = folder / "kernels" / "survey" / "kernel.json", json.dumps(spec)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        files.write_atomic(path, text)
+    return folder
+
+
+def _kill_tree(process: subprocess.Popen) -> None:
+    """End a process that we started, its kernel and the kernel's workers."""
+    import psutil  # comes with ipykernel
+
+    try:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt():
+    """A polite request to end (SIGTERM) cleans up as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _what_failed(slug: str, failed: Path) -> tuple[int | None, str]:
+    """Number of the failing cell in the source, and the last lines of its traceback."""
+    if failed.exists():
+        with contextlib.suppress(PublishError):
+            notebook = layout.read_notebook(failed)
+            number = 0
+            for cell in notebook.cells:
+                tags = layout.tags(cell)
+                if "papermill-error-cell-tag" in tags or "injected-parameters" in tags:
+                    continue
+                number += 1
+                for output in cell.get("outputs", []):
+                    if output.output_type == "error":
+                        trace = _plain("\n".join(output.get("traceback", []))).strip()
+                        lines = trace.splitlines() or [f"{output.ename}: {output.evalue}"]
+                        return number, "\n".join(lines[-6:])
+    log = layout.log(slug)
+    text = _plain(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else ""
+    lines = text.strip().splitlines()[-6:]
+    return None, "\n".join(lines) or f"papermill ended without a word; see {_relative_log(log)}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _relative_log(log: Path) -> str:
+    return f"{files.build_dir().name}/logs/{log.name}"
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and path.name[0] != "."
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _file_digest(path: Path) -> str:
+    return files.sha256(path)[:16]

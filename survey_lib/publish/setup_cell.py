@@ -1,0 +1,131 @@
+"""The one set-up cell of all notebooks, and the one address of the repository."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from survey_lib import files
+from survey_lib.publish import layout
+from survey_lib.publish.layout import PublishError
+
+# Lower bounds only, so that pip keeps every package that is already there.
+_SOURCE = """\
+# @title Set-up: run this first
+# Installs the library where it is absent (Colab) and does nothing elsewhere.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("survey_lib") is None:
+    source = "compression-survey @ git+{url}@{ref}"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", source]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise RuntimeError(f"could not install the library from {url}: {{why}}")
+    importlib.invalidate_caches()
+    import survey_lib
+
+    print(f"survey_lib {{survey_lib.__version__}} is installed")
+"""
+
+# files that may name the repository: each address in them is stamped from _config.yml
+STAMPED = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CITATION.cff",
+    "environment.yml",
+    "pyproject.toml",
+    "Makefile",
+    "book/*.md",
+    "notebooks/*.ipynb",
+    "survey_lib/show/page.py",
+)
+
+
+def setup_source(repo_url: str, ref: str = "main") -> str:
+    """Source of the set-up cell for the repository at ``repo_url``, installed at ``ref``.
+
+    The cell does nothing where ``survey_lib`` can be imported.
+    """
+    return _SOURCE.format(url=repo_url.rstrip("/"), ref=ref).rstrip("\n")
+
+
+def setup_cell(repo_url: str, ref: str = "main") -> Any:
+    """The set-up cell as a notebook cell, folded on Colab and absent from the page."""
+    cell = nbformat.v4.new_code_cell(setup_source(repo_url, ref))
+    cell.id = "setup"
+    cell.metadata.update({"tags": ["setup", "remove-cell"], "cellView": "form"})
+    return cell
+
+
+def stamped_files() -> list[Path]:
+    """The files of the checkout whose repository addresses are stamped."""
+    root = layout.root()
+    return [path for pattern in STAMPED for path in sorted(root.glob(pattern))]
+
+
+def sync(repo_url: str | None = None) -> list[Path]:
+    """Stamp the repository's address into set-up cells, badges and links.
+
+    Args:
+        repo_url: the new address (``https://github.com/owner/name``), written to
+            ``_config.yml`` first; None stamps the address that stands there.
+
+    Returns:
+        The files that changed.
+
+    Raises:
+        PublishError: ``repo_url`` is no address of a GitHub repository.
+    """
+    old = layout.repository_url()
+    new = (repo_url or old).rstrip("/").removesuffix(".git")
+    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", new):
+        raise PublishError(f"{new!r} is no GitHub repository: give https://github.com/owner/name")
+    changed = []
+    config = layout.root() / "_config.yml"
+    if new != old:
+        text = config.read_text(encoding="utf-8")
+        files.write_atomic(config, text.replace(old, new))
+        changed.append(config)
+    old_name = old.removeprefix("https://github.com/")
+    new_name = new.removeprefix("https://github.com/")
+    for path in stamped_files():
+        text = path.read_text(encoding="utf-8")
+        # also inside Colab (…/github/owner/name/…) and Binder (…/v2/gh/owner/name/…) addresses
+        stamped = re.sub(
+            rf"(github\.com/|/github/|/v2/gh/){re.escape(old_name)}(?![\w-])",
+            lambda found: found.group(1) + new_name,
+            text,
+        )
+        if path.suffix == ".ipynb":
+            stamped = _with_setup(stamped, path, new)
+        if stamped != text:
+            files.write_atomic(path, stamped)
+            changed.append(path)
+    return changed
+
+
+def _with_setup(text: str, path: Path, repo_url: str) -> str:
+    notebook = nbformat.reads(text, as_version=4)
+    wanted = setup_cell(repo_url, layout.branch())
+    places = [i for i, cell in enumerate(notebook.cells) if "setup" in layout.tags(cell)]
+    if len(places) > 1:
+        raise PublishError(f"notebooks/{path.name} has {len(places)} set-up cells; keep one")
+    if places:
+        cell = notebook.cells[places[0]]
+        if cell.source == wanted.source and cell.metadata == wanted.metadata:
+            return text
+        wanted.id = cell.get("id", wanted.id)
+        notebook.cells[places[0]] = wanted
+    else:
+        first = next(
+            (i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"),
+            len(notebook.cells),
+        )
+        notebook.cells.insert(first, wanted)
+    if notebook.nbformat_minor < 5:
+        wanted.pop("id", None)
+    return nbformat.writes(notebook) + "\n"

@@ -1,0 +1,217 @@
+import importlib.metadata
+import json
+
+import nbformat
+import psutil
+import pytest
+
+from survey_lib import files
+from survey_lib.publish import execute, layout, stage
+from survey_lib.publish.layout import PublishError
+
+from .conftest import chapter, code, text
+
+
+def silent(_line):
+    pass
+
+
+@pytest.fixture
+def fake_papermill(monkeypatch):
+    """papermill in no time: copies the notebook and reports what the fake kernel loaded."""
+    ran = []
+
+    def run(slug, profile, cores, timeout, given, made, loaded, running):
+        ran.append(slug)
+        nbformat.write(nbformat.read(given, as_version=4), made)
+        modules = {"survey_lib": "x", "survey_lib.found_late": "x"}
+        loaded.write_text(json.dumps({"modules": modules, "core_seconds": 1.5}))
+
+    monkeypatch.setattr(execute, "_papermill", run)
+    return ran
+
+
+def test_two_chapters_one_fails_and_the_other_is_built(book):
+    alpha = chapter(
+        code("from survey_lib import used\nimport importlib\n%time used.VALUE"),
+        code("late = importlib.import_module('survey_lib.' + 'found_late')"),
+        code(
+            "import os, sys\n"
+            "print(profile, os.environ['OMP_NUM_THREADS'], os.environ['SURVEY_JOBS'],\n"
+            "      os.environ['SURVEY_PROFILE'], late.VALUE, sys.executable)"
+        ),
+    )
+    book.write("alpha", alpha)
+    book.write("beta", chapter(code("one = 1"), code("one / 0  # the culprit")))
+    lines = []
+
+    outcomes = execute.execute(None, "smoke", jobs=2, say=lines.append)
+
+    assert [(o.slug, o.status) for o in outcomes] == [("alpha", "ran"), ("beta", "failed")]
+    assert "alpha: starts" in lines[0] + lines[1]
+    assert any(line.startswith("alpha: done in") for line in lines)
+
+    # the good one: its own kernel, its share of the cores, the profile as a parameter
+    made = layout.read_notebook(layout.executed("alpha"))
+    printed = "".join(o.get("text", "") for c in made.cells for o in c.get("outputs", []))
+    import os
+    import sys
+
+    share = str(max(1, (os.cpu_count() or 1) // 2))
+    assert f"smoke {share} {share} smoke 3 {sys.executable}" in printed
+    entry = execute.read_entry("alpha")
+    assert {"survey_lib.used", "survey_lib.found_late", "survey_lib.below"} <= set(entry["modules"])
+    assert entry["profile"] == "smoke"
+    assert entry["seconds"] > 0
+    assert entry["core_seconds"] > 0
+    assert entry["versions"]["numpy"] == importlib.metadata.version("numpy")
+    assert execute.explain("alpha", "smoke") == ["up to date"]
+
+    # the bad one: never counts as built, and says where
+    assert not layout.executed("beta").exists()
+    assert execute.read_entry("beta") is None
+    assert outcomes[1].cell == 6
+    assert "ZeroDivisionError" in outcomes[1].error
+    said = execute.report(outcomes)
+    assert said.startswith("beta, cell 6 failed:")
+    assert "alpha" not in said
+    assert (book.build / "logs" / "beta.log").exists()
+
+    # what the reader gets of the good one
+    shown = stage.staged_notebook("alpha")
+    whole = nbformat.writes(shown)
+    assert str(book.root) not in whole
+    assert "papermill" not in whole.replace("from papermill", "")
+    assert execute.RECORDER not in whole
+    hidden = [c for c in shown.cells if "injected-parameters" in layout.tags(c)]
+    assert len(hidden) == 1
+    assert "remove-cell" in layout.tags(hidden[0])
+
+
+def test_a_chapter_that_takes_too_long_is_ended_with_its_kernel(book):
+    note = book.root / "kernel.pid"
+    source = f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(str(os.getpid()))"
+    book.write("beta", chapter(code(source), code("time.sleep(600)")))
+    [outcome] = execute.execute(["beta"], "quick", timeout=8, say=silent)
+    assert outcome.status == "failed"
+    assert "longer than 8 s" in outcome.error
+    assert not layout.executed("beta").exists()
+    kernel = int(note.read_text())
+    alive = psutil.pid_exists(kernel) and psutil.Process(kernel).status() != "zombie"
+    assert not alive, "the kernel outlived its chapter"
+
+
+def test_only_what_changed_runs_again(book, fake_papermill):
+    book.write(
+        "alpha", chapter(code("from survey_lib import used\nfrom survey_lib.tasks import numbers"))
+    )
+    path = layout.source("alpha")
+
+    def run():
+        fake_papermill.clear()
+        execute.execute(["alpha"], "quick", say=silent)
+        return list(fake_papermill)
+
+    assert execute.explain("alpha") == ["never executed"]
+    assert run() == ["alpha"]
+    assert run() == []
+
+    def edit(name, content):
+        target = book.package / name
+        old = target.read_text()
+        target.write_text(content)
+        assert old != content
+
+    # words, tags and layout are not code
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].source = "# Another title"
+    notebook.cells.insert(2, text("More words."))
+    notebook.cells[-1].metadata["tags"] = ["hero", "hide-input"]
+    nbformat.write(notebook, path)
+    edit("unrelated.py", "VALUE = 5\n")
+    edit("used.py", '"""Another docstring."""\n\n# and a comment\nVALUE = 1\n')
+    assert execute.explain("alpha") == ["up to date"]
+
+    for name, content, reason in [
+        ("used.py", "VALUE = 10\n", "survey_lib/used.py changed"),
+        ("below.py", "VALUE = 20\n", "survey_lib/below.py changed"),  # two imports down, by name
+        ("tasks/data/numbers.txt", "4\n", "survey_lib/tasks/data/numbers.txt changed"),
+        ("show/book.mplstyle", "lines.linewidth: 3\n", "survey_lib/show/book.mplstyle changed"),
+        ("cards/alpha.md", "second\n", "survey_lib/cards/alpha.md changed"),
+        ("methods/alpha.py", '"""Told better."""\n', "survey_lib/methods/alpha.py (text) changed"),
+    ]:
+        edit(name, content)
+        assert execute.explain("alpha") == [reason]
+        assert run() == ["alpha"]
+        assert run() == []
+    (book.root / "results" / "study" / "alpha.jsonl").write_text("{}\n")
+    assert execute.explain("alpha") == ["results/study/alpha.jsonl changed"]
+    run()
+    (book.package / "found_late.py").unlink()
+    assert execute.explain("alpha") == [
+        "survey_lib/below.py is no longer used or is gone",
+        "survey_lib/found_late.py is no longer used or is gone",
+    ]
+    run()
+    assert execute.explain("alpha", "smoke") == ["profile changed quick → smoke"]
+    notebook.cells[-1].source = "'another hero'"
+    nbformat.write(notebook, path)
+    assert execute.explain("alpha") == ["the notebook's code changed"]
+
+
+def test_another_version_of_a_package_runs_it_again(book, fake_papermill, monkeypatch):
+    execute.execute(["alpha"], "quick", say=silent)
+    real = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "99" if name == "numpy" else real(name)
+    )
+    assert execute.explain("alpha") == [f"version of numpy changed {real('numpy')} → 99"]
+
+
+def test_an_edit_during_the_run_is_not_lost(book, fake_papermill, monkeypatch):
+    fast = execute._papermill
+
+    def edited(*arguments):
+        fast(*arguments)
+        (book.package / "used.py").write_text("VALUE = 7\n")
+
+    monkeypatch.setattr(execute, "_papermill", edited)
+    book.write("alpha", chapter(code("from survey_lib import used")))
+    execute.execute(["alpha"], "quick", say=silent)
+    assert execute.explain("alpha") == ["survey_lib/used.py changed"]
+
+
+def test_longest_chapter_starts_first(book, fake_papermill):
+    for slug, seconds in (("alpha", 3.0), ("beta", 9.0)):
+        entry = {"parts": {}, "modules": [], "seconds": seconds}
+        files.write_atomic(layout.entry(slug), json.dumps(entry))
+    execute.execute(None, "quick", jobs=1, say=silent)
+    assert fake_papermill == ["beta", "alpha"]
+
+
+def test_a_failing_run_keeps_what_was_built_but_does_not_call_it_current(
+    book, fake_papermill, monkeypatch
+):
+    execute.execute(["alpha"], "quick", say=silent)
+    before = layout.executed("alpha").read_bytes()
+    book.write("alpha", chapter(code("1 / 0")))
+    monkeypatch.setattr(execute, "_papermill", lambda *_: None)  # ends without having recorded
+    [outcome] = execute.execute(["alpha"], "quick", say=silent)
+    assert outcome.status == "failed"
+    assert layout.executed("alpha").read_bytes() == before
+    assert execute.explain("alpha") != ["up to date"]
+    with pytest.raises(PublishError, match="other code"):
+        stage.staged_notebook("alpha")
+
+
+def test_unknown_chapter_and_profile_are_named(book):
+    with pytest.raises(PublishError, match=r"no chapter 'gamma'.*alpha.*beta"):
+        execute.execute(["gamma"], "quick")
+    with pytest.raises(PublishError, match=r"no profile 'fast'.*smoke"):
+        execute.execute(None, "fast")
+
+
+def test_a_damaged_entry_means_never_executed(book, fake_papermill):
+    execute.execute(["alpha"], "quick", say=silent)
+    layout.entry("alpha").write_text('{"parts": ')
+    assert execute.explain("alpha") == ["never executed"]

@@ -1,0 +1,98 @@
+import importlib.util
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+
+from survey_lib.publish import check, layout, setup_cell
+from survey_lib.publish.layout import PublishError
+
+from .conftest import chapter, text
+
+URL = "https://github.com/owner/name"
+
+
+def run_cell(monkeypatch, importable, returncode=0, stderr=""):
+    """Execute the set-up cell; returns the commands it would have run."""
+    commands = []
+
+    def run(command, **_options):
+        commands.append(command)
+        return SimpleNamespace(returncode=returncode, stderr=stderr)
+
+    found = object() if importable else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(subprocess, "run", run)
+    exec(compile(setup_cell.setup_source(URL, "v1"), "setup", "exec"), {})
+    return commands
+
+
+def test_nothing_happens_where_the_library_is(monkeypatch, capsys):
+    assert run_cell(monkeypatch, importable=True) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_it_is_installed_where_it_is_not_and_nothing_else_is_upgraded(monkeypatch, capsys):
+    [command] = run_cell(monkeypatch, importable=False)
+    assert command[:4] == [sys.executable, "-m", "pip", "install"]
+    assert command[-1] == f"compression-survey @ git+{URL}@v1"
+    assert not {"-U", "--upgrade", "--force-reinstall"} & set(command)
+    import survey_lib
+
+    assert survey_lib.__version__ in capsys.readouterr().out
+
+
+def test_failure_is_one_sentence(monkeypatch):
+    with pytest.raises(RuntimeError) as error:
+        run_cell(monkeypatch, False, 1, "a long story\nERROR: no network\n")
+    assert str(error.value) == f"could not install the library from {URL}: ERROR: no network"
+
+
+def test_sync_stamps_a_new_address_everywhere(book):
+    badge = (
+        "[Colab](https://colab.research.google.com/github/owner/name/blob/main/notebooks/alpha.ipynb)"
+        " [Binder](https://mybinder.org/v2/gh/owner/name/main) [code](https://github.com/owner/name)"
+        " [a neighbour](https://github.com/owner/name-of-another)"
+    )
+    book.write("alpha", chapter(text(badge)))
+    (book.root / "README.md").write_text(f"# Book\n\n{URL}\n")
+    changed = {p.name for p in setup_cell.sync("https://github.com/new-owner/place/")}
+    assert changed == {"_config.yml", "README.md", "alpha.ipynb", "beta.ipynb"}
+    new = "https://github.com/new-owner/place"
+    assert layout.repository_url() == new
+    assert (book.root / "README.md").read_text() == f"# Book\n\n{new}\n"
+    notebook = layout.read_notebook(layout.source("alpha"))
+    words = notebook.cells[4].source
+    assert "/github/new-owner/place/blob/main/notebooks/alpha.ipynb" in words
+    assert "/v2/gh/new-owner/place/main" in words
+    assert "https://github.com/owner/name-of-another" in words
+    assert notebook.cells[1].source == setup_cell.setup_source(new)
+    assert setup_cell.sync() == []  # once is enough
+
+
+def test_sync_adds_and_mends_the_setup_cell(book):
+    bare, edited = chapter(), chapter()
+    bare.cells.pop(1)
+    edited.cells[1].source = "import sys"
+    edited.cells[1].metadata["tags"] = ["setup"]
+    book.write("alpha", bare)
+    book.write("beta", edited)
+    setup_cell.sync()
+    for slug in ("alpha", "beta"):
+        notebook = layout.read_notebook(layout.source(slug))
+        nbformat.validate(notebook)
+        assert (
+            check.check_notebook(notebook, f"notebooks/{slug}.ipynb", setup_cell.setup_source(URL))
+            == []
+        )
+
+
+@pytest.mark.parametrize(
+    "address", ["https://gitlab.com/a/b", "owner/name", "https://github.com/a"]
+)
+def test_what_is_no_repository_is_refused(book, address):
+    with pytest.raises(PublishError, match="is no GitHub repository"):
+        setup_cell.sync(address)
+    assert layout.repository_url() == URL
