@@ -152,9 +152,12 @@ def train(
     model: Annotated[str, typer.Argument(help="a model, or all")],
 ) -> None:
     """Retrain the dense net 0 that the package ships."""
+    import torch
+
     from survey_lib.tasks import dense, models, task
     from survey_lib.tasks import train as training
 
+    torch.set_num_threads(1)  # the same bytes whatever the number of cores
     with _one_sentence():
         for name in list(models.MODELS) if model == "all" else [model]:
             path = dense.ship(name)
