@@ -57,14 +57,19 @@ def run(
     slug: str,
     profile: Profile = "quick",
     jobs: Jobs = None,
+    missing: Annotated[
+        bool, typer.Option(help="keep committed records, run only cells that have none")
+    ] = False,
     dask: Annotated[str, typer.Option(help="scheduler, e.g. tcp://host:8786")] = "",
 ) -> None:
     """Run a chapter's cells that are not done yet; study, full and tune are written to results/."""
+    from survey_lib.evidence.records import study
     from survey_lib.experiments import runner
 
     with _one_sentence():
         pool = _dask_pool(dask) if dask else runner.local_pool
-        records = runner.run(slug, profile, jobs=jobs, make_pool=pool)
+        known = study(slug, profile) if missing else []
+        records = runner.run(slug, profile, jobs=jobs, make_pool=pool, known=known)
         failed = [r for r in records if r.status != "done"]
         for record in failed:
             typer.echo(f"failed: {json.dumps(record.config)}\n{record.error}", err=True)

@@ -122,6 +122,7 @@ def run(
     jobs: int | None = None,
     make_pool: Callable[[int], Executor] = local_pool,
     progress: bool = True,
+    known: Sequence[Record] = (),
 ) -> list[Record]:
     """Run the cells of a profile that are not yet done, and return the records of all.
 
@@ -135,6 +136,7 @@ def run(
         jobs: worker processes, by default :func:`default_jobs`.
         make_pool: jobs → executor; local processes by default, or a cluster's.
         progress: show one bar on standard error.
+        known: records that stand for their cells although the code may have changed since.
 
     Raises:
         RunError: unknown slug or profile.
@@ -143,7 +145,8 @@ def run(
         raise RunError(f"no profile {profile!r}; use one of {', '.join(ALL_PROFILES)}")
     cells = experiment(slug).grid(profile)
     store = _Store(slug, profile)
-    found = {store.key(c): store.load(c) for c in cells}
+    by_key = {r.key: r for r in known if r.status == "done"}
+    found = {store.key(c): by_key.get(store.key(c)) or store.load(c) for c in cells}
     todo = [c for c in cells if found[store.key(c)] is None]
     jobs = min(jobs or default_jobs(), max(1, len(todo)))
     with _bar(len(cells), f"{slug} {profile}", progress) as bar:

@@ -39,9 +39,9 @@ EPOCHS = {"cnn_small": 8.0, "mlp": 15.0, "char_gpt": 1.0}
 SEEDS = {"cnn_small": 5, "mlp": 8, "char_gpt": 5, "ablation": 6}
 
 LEARNING_RATES: dict[str, dict[str, float]] = {
-    "cnn_small": {"large": 0.1, "small": 0.1, "sparse": 0.1},
+    "cnn_small": {"large": 0.05, "small": 0.1, "sparse": 0.1},
     "mlp": {"large": 0.05, "small": 0.05, "sparse": 0.1},
-    "char_gpt": {"large": 0.012, "small": 0.012, "sparse": 0.012},
+    "char_gpt": {"large": 0.012, "small": 0.024, "sparse": 0.012},
 }
 """The best mean over :data:`TUNE_SEEDS` on validation, of :data:`TRIED_RATES` (``tune``)."""
 TRIED_RATES = {

@@ -1,6 +1,14 @@
+import re
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import yaml
-from survey_lib.cards.card import CardError, parse_card, read_card, slugs
+
+from survey_lib import files
+from survey_lib.cards import card as cards
+from survey_lib.cards.card import GROUPS, CardError, parse_card, read_card, received, slugs
 from survey_lib.experiments import EXPERIMENTS
 
 GOOD = read_card("to_prune_or_not")
@@ -29,12 +37,131 @@ def claim(**changes):
 def test_every_card_reads_and_has_claims(slug):
     card = read_card(slug)
     assert len(card.claims) >= 3
-    assert card.gist
-    assert all(c.hash for c in card.claims)
+    assert len(card.gist.split("\n\n")) >= 2
+    assert len({c.hash for c in card.claims}) == len(card.claims)
+    assert len({c.statistic for c in card.claims}) == len(card.claims)
+    for claim in card.claims:
+        assert claim.statistic.isidentifier(), claim.id
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", claim.id), claim.id
+        assert claim.expected, claim.id
 
 
 def test_cards_and_experiments_are_in_step():
     assert set(EXPERIMENTS) <= set(slugs())
+
+
+def test_the_survey_has_thirteen_papers_and_enough_claims():
+    assert len(slugs()) >= 13
+    every = [read_card(slug) for slug in slugs()]
+    assert sum(len(card.claims) for card in every) >= 45
+    assert {card.group for card in every} == set(GROUPS)
+    assert max(Counter(card.bibkey for card in every).values()) == 1
+    can_be_tested = {c.slug: sum(not claim.not_tested for claim in c.claims) for c in every}
+    assert min(can_be_tested.values()) >= 3, can_be_tested
+
+
+def test_disputes_name_claims_that_exist():
+    disputes = [
+        (f"{slug}/{claim.id}", other)
+        for slug in slugs()
+        for claim in read_card(slug).claims
+        for other in claim.disputes
+    ]
+    assert disputes
+    for claim, other in disputes:
+        slug, claim_id = other.split("/")
+        assert read_card(slug).claim(claim_id), f"{claim} disputes {other}"
+        assert slug != claim.split("/")[0]
+
+
+def test_a_dispute_is_known_on_both_sides():
+    # recorded runs hold the hashes of the first chapter's claims, so those cannot point back
+    closed = set(EXPERIMENTS)
+    for slug in slugs():
+        for claim in read_card(slug).claims:
+            for other in claim.disputes:
+                paper, claim_id = other.split("/")
+                back = read_card(paper).claim(claim_id).disputes
+                assert f"{slug}/{claim.id}" in back or paper in closed
+
+
+BLANK = {"blank_1", "blank_2"}
+RECEIVED = sorted({path.stem for path in (cards.FOLDER / "received").glob("*.md")} - BLANK)
+
+
+@pytest.mark.parametrize("slug", RECEIVED)
+def test_a_card_says_what_the_received_one_said(slug):
+    text = received(slug)
+    card = read_card(slug)
+    assert "<img" not in text
+    tags = re.search(r"(?m)^\*\*Tags\*\*:?(.*)$", text)
+    assert tags is not None
+    given = [tag.strip() for tag in tags[1].split(",") if tag.strip()]
+    assert list(card.tags_received) == given
+    if "### Name" in text:
+        assert any("blank" in sentence for sentence in card.corrections)
+    else:
+        # the title may have been broken over two lines
+        assert text.lower().split("**year**")[0].split() == ["###", *card.title.lower().split()]
+    year = re.search(r"(?m)^\*\*Year\*\*: *(\d+)", text)
+    if year is not None and int(year[1]) != card.year:
+        assert any(year[1] in sentence for sentence in card.corrections)
+
+
+def test_thirteen_texts_were_received_and_two_empty_forms():
+    assert len(RECEIVED) == 13
+    assert set(RECEIVED) <= set(slugs())
+    for slug in set(slugs()) - set(RECEIVED):  # papers that joined later have nothing to correct
+        assert read_card(slug).corrections == ()
+    for blank in sorted(BLANK):
+        text = received(blank)
+        assert "**Gist**:" in text
+        assert not re.search(r"\*\*: *\w", text)
+    with pytest.raises(CardError, match="no text was received for 'nope'"):
+        received("nope")
+
+
+def bib_entries():
+    text = (Path(files.PACKAGE).parent / "book" / "references.bib").read_text(encoding="utf-8")
+    blocks = re.split(r"(?m)^@", text)[1:]
+    keys = [re.match(r"\w+\{([^,]+),", block)[1] for block in blocks]
+    assert len(set(keys)) == len(keys), "a key stands twice"
+    return dict(zip(keys, blocks, strict=True))
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_the_bibliography_knows_each_paper(slug):
+    card = read_card(slug)
+    entry = bib_entries()[card.bibkey]
+    plain = " ".join(re.sub(r"[{}]", "", entry).split()).lower()
+    assert card.title.lower() in plain
+    assert card.doi.lower() in plain
+    assert card.arxiv in plain
+    assert families(re.search(r"author\s*= \{(.*)\}", entry)[1]) == [
+        folded(author.split()[-1]) for author in card.authors
+    ]
+
+
+def folded(name):
+    """A name without accents, as Unicode or as TeX writes them."""
+    name = re.sub(r"\{?\\[\"'`^~]\{?(\w)\}?\}?", r"\1", name)
+    letters = unicodedata.normalize("NFD", name.lower())
+    return "".join(c for c in letters if not unicodedata.combining(c))
+
+
+def families(authors):
+    return [folded(author.split(",")[0]) for author in authors.split(" and ")]
+
+
+def test_the_bibliography_knows_what_the_methods_cite():
+    methods = Path(files.PACKAGE) / "methods"
+    cited = {
+        key
+        for path in methods.rglob("*.py")
+        for key in re.findall(r"``([a-z]+\d{4}[a-z0-9]+)``", path.read_text(encoding="utf-8"))
+    }
+    assert "han2015learning" in cited
+    assert cited <= set(bib_entries())
 
 
 @pytest.mark.parametrize(
@@ -50,6 +177,13 @@ def test_cards_and_experiments_are_in_step():
         ({"claims": claim(profile="huge")}, "'profile' must be one of"),
         ({"claims": claim(extra=1)}, "claims\\[0\\]: unknown field 'extra'"),
         ({"claims": claim() * 2}, "used twice"),
+        ({"corrections": None}, "field 'corrections' is missing"),
+        ({"corrections": "none"}, "field 'corrections' must be a list of texts"),
+        ({"tags": ["a", 2]}, "field 'tags' must be a list of texts"),
+        ({"group": "Colours"}, "field 'group' must be one of: Pruning weights, "),
+        ({"claims": claim(disputes=["large-sparse-cnn"])}, "must name claims of other papers"),
+        ({"claims": claim(disputes=["to_prune_or_not/gap-grows"])}, "claims of other papers"),
+        ({"claims": claim(disputes=["thinet/"])}, "claims of other papers"),
         ({"reported": [{"id": "t"}]}, "reported\\[0\\]: field 'caption' is missing"),
     ],
 )
@@ -90,5 +224,7 @@ def test_a_claims_hash_covers_every_field():
     base = GOOD.claims[0]
     for field in fields(base):
         value = getattr(base, field.name)
-        other = (not value) if isinstance(value, bool) else ("x",) if isinstance(value, tuple) else "x"
+        other = (
+            (not value) if isinstance(value, bool) else ("x",) if isinstance(value, tuple) else "x"
+        )
         assert replace(base, **{field.name: other}).hash != base.hash, field.name

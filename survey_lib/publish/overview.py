@@ -1,0 +1,305 @@
+"""What the cards say all together: the landing page's map and scoreboard, a page for each paper.
+
+Everything here is made from cards and verdicts. A card is written by hand, so every text of it is
+escaped: it may hold a ``<script>``, and the page then shows the word.
+"""
+
+import html
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+import pandas as pd
+
+from survey_lib.cards.card import GROUPS, Card, CardError, Claim, Reported, read_card, received
+from survey_lib.evidence.verdicts import NOT_TESTED, SIGNS, Verdict
+from survey_lib.publish.layout import PublishError
+from survey_lib.show.markup import LIVE_STYLE, anchor, claim_name, escape, link, region_words
+
+FOLDER = "book/papers"
+"""Where :func:`papers_markdown` belongs on the stage; its links are made for that place."""
+MAP = "<!-- survey: map -->"
+SCOREBOARD = "<!-- survey: scoreboard -->"
+
+
+def fill_landing(
+    page: str,
+    cards: Sequence[Card],
+    verdicts_by_slug: Mapping[str, Sequence[Verdict]],
+    built: Collection[str],
+) -> str:
+    """The landing page's Markdown with the map and the scoreboard at their marks.
+
+    Args:
+        page: Markdown that holds each of ``<!-- survey: map -->`` and
+            ``<!-- survey: scoreboard -->`` once, on lines of their own.
+        cards: all papers.
+        verdicts_by_slug: verdicts of the built chapters that have an experiment.
+        built: slugs of the chapters that have a page in this book.
+
+    Raises:
+        PublishError: a mark is missing or stands twice.
+    """
+    filled = {MAP: map_markdown(cards, built), SCOREBOARD: scoreboard_markdown(verdicts_by_slug)}
+    for mark, text in filled.items():
+        if page.count(mark) != 1:
+            raise PublishError(f"book/index.md must hold the line {mark} once: put it there")
+        page = page.replace(mark, text)
+    return page
+
+
+def map_markdown(cards: Sequence[Card], built: Collection[str]) -> str:
+    """The papers in their groups, oldest first; links are relative to a page in ``book/``.
+
+    A built chapter is linked by its title. Any other paper says "planned" and links to its page
+    under ``book/papers/``.
+    """
+    blocks = []
+    for group in GROUPS:
+        papers = sorted((c for c in cards if c.group == group), key=lambda c: (c.year, c.title))
+        if papers:
+            items = "\n".join(_map_item(card, card.slug in built) for card in papers)
+            blocks.append(
+                f"### {group}\n\n"
+                f'<ul class="survey survey-map" aria-label="{escape(group)}">\n{items}\n</ul>'
+            )
+    return "\n\n".join(blocks) + "\n"
+
+
+def _map_item(card: Card, is_built: bool) -> str:
+    if is_built:
+        title = link(f"../notebooks/{card.slug}.html", card.title)
+        state = '<span class="state built">ready</span>'
+    else:
+        title = escape(card.title)
+        address = f"papers/{card.slug}.html"
+        label = escape(f"planned: the facts and claims of {card.title}")
+        state = (
+            f'<span class="state"><a href="{escape(address)}" aria-label="{label}">'
+            "planned</a></span>"
+        )
+    tags = "".join(f"<li>{escape(tag)}</li>" for tag in card.tags)
+    return (
+        f'<li id="paper-{anchor(card.slug)}"><p class="title">{title} '
+        f'<span class="year">{card.year}</span> {state}</p>'
+        f'<p class="survey-headline">{escape(card.headline)}</p>'
+        f'<ul class="tags" aria-label="Tags">{tags}</ul></li>'
+    )
+
+
+def scoreboard_markdown(verdicts_by_slug: Mapping[str, Sequence[Verdict]]) -> str:
+    """How many claims hold: totals, then a row for each chapter with a sign for each claim.
+
+    Every sign links to the claim's row in the chapter's table of verdicts; links are relative to
+    a page in ``book/``.
+    """
+    shown = {slug: found for slug, found in verdicts_by_slug.items() if found}
+    if not shown:
+        return "No chapter has verdicts yet.\n"
+    words = [verdict.word for found in shown.values() for verdict in found]
+    totals = "".join(
+        f'<li class="{anchor(word)}"><span class="word">'
+        f'<span class="sign" aria-hidden="true">{sign}</span> {words.count(word)} {word}'
+        "</span></li>"
+        for word, sign in SIGNS.items()
+    )
+    chapters = "1 chapter" if len(shown) == 1 else f"{len(shown)} chapters"
+    claims = "1 claim" if len(words) == 1 else f"{len(words)} claims"
+    head = "".join(
+        f'<th scope="col"{kind}>{label}</th>'
+        for label, kind in [
+            ("Chapter", ""),
+            *[
+                # the totals above say the words in full; here there is no room for them
+                (
+                    f'<span aria-hidden="true">{sign}</span>'
+                    f'<span class="visually-hidden">{word}</span>',
+                    ' class="num"',
+                )
+                for word, sign in SIGNS.items()
+            ],
+            ("Claim by claim", ""),
+        ]
+    )
+    rows = "\n".join(_score_row(slug, found) for slug, found in shown.items())
+    return (
+        '<div class="survey survey-scoreboard">\n'
+        f"<p><strong>{claims} of {chapters}:</strong></p>\n"
+        f'<ul class="survey-totals">{totals}</ul>\n'
+        '<div class="survey-scroll" role="group" tabindex="0" aria-label="Verdicts by chapter">'
+        '<table class="survey-table"><caption><span>Each sign is one claim and leads to its row '
+        "in the chapter.</span></caption>\n"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n</div>\n"
+    )
+
+
+def _score_row(slug: str, found: Sequence[Verdict]) -> str:
+    counts = "".join(f'<td class="num">{sum(v.word == word for v in found)}</td>' for word in SIGNS)
+    signs = "".join(
+        f'<li class="{anchor(v.word)}"><a class="word" '
+        f'href="../notebooks/{slug}.html#verdict-{anchor(v.claim.id)}" '
+        f'title="{escape(v.claim.sentence)}" '
+        f'aria-label="{v.word}: {escape(claim_name(v.claim.id))}">{v.sign}</a></li>'
+        for v in sorted(found, key=lambda v: list(SIGNS).index(v.word))
+    )
+    title = link(f"../notebooks/{slug}.html", read_card(slug).title.split(":")[0])
+    return (
+        f'<tr><th scope="row">{title}</th>{counts}'
+        f'<td><ul class="survey-signs">{signs}</ul></td></tr>'
+    )
+
+
+def papers_markdown(card: Card, built: Collection[str] = ()) -> str:
+    """The page of a paper that has no chapter yet, as Markdown for ``book/papers/<slug>.md``.
+
+    It holds the gist, the facts, the reported tables with a † on digits that could not be checked,
+    the claims as rules, and the card as received with what was corrected.
+
+    Args:
+        card: the paper.
+        built: slugs with a chapter; a disputed claim of one of these links to its verdict.
+    """
+    tables = "\n\n".join(_reported(table) for table in card.reported)
+    return (
+        f"# {markdown(card.title)}\n\n"
+        f'<div class="survey survey-card"><p class="survey-headline">{escape(card.headline)}</p>'
+        f"{_facts(card)}</div>\n\n"
+        "This chapter is planned: nothing of it has been run yet. What follows is the paper in "
+        "short, its own numbers, and the rules by which its claims will be judged.\n\n"
+        f"## In short\n\n{html.escape(card.gist, quote=False)}\n\n"
+        f"## What the paper reports\n\n{tables or 'The card holds no table of the paper yet.'}\n\n"
+        f"## Claims, as rules\n\n"
+        "Each line was written before anything was run. [How to read a verdict]"
+        "(../how_to_read.md) explains the rules.\n\n"
+        f"{_claims(card, built)}\n\n"
+        f"## The card as received\n\n{_received(card)}\n"
+    )
+
+
+def markdown(text: str) -> str:
+    """``text`` as Markdown that shows it literally: no markup, no HTML, no formula."""
+    return re.sub(r"([\\`*_{}\[\]$|~^])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _facts(card: Card) -> str:
+    links = []
+    if card.arxiv:
+        links.append(link(f"https://arxiv.org/abs/{card.arxiv}", f"arXiv:{card.arxiv}"))
+    if card.doi:
+        links.append(link(f"https://doi.org/{card.doi}", "DOI"))
+    if card.code:
+        links.append(link(card.code, "code") + f" (licence: {escape(card.code_licence)})")
+    else:
+        links.append(escape(card.code_licence))
+    tags = "".join(f"<li>{escape(tag)}</li>" for tag in card.tags)
+    return (
+        '<div class="survey-paper">'
+        f'<p class="by">{escape(", ".join(card.authors))} · {card.year} · {escape(card.venue)}</p>'
+        f'<p class="links">{" · ".join(links)}</p>'
+        f'<p class="scale"><strong>Scale.</strong> {escape(card.scale)}</p>'
+        f'<ul class="tags" aria-label="Tags">{tags}</ul></div>'
+    )
+
+
+def _reported(table: Reported) -> str:
+    from survey_lib.show import tables
+
+    unsure = list(table.columns) if "all" in table.unverified else list(table.unverified)
+    notes = [f"Source: {table.source}."]
+    if unsure:
+        notes.insert(0, f"{tables.DAGGER} not checked against the paper itself.")
+    df = pd.DataFrame(list(table.rows), columns=list(table.columns))
+    shown = tables.table(
+        df,
+        caption=table.caption + ("" if table.caption[-1] in ".?!" else "."),
+        # the first column names the row; the doubt is about the numbers
+        marks={column: tables.DAGGER for column in unsure if column != table.columns[0]},
+        # the paper's digits, all of them
+        decimals={
+            column: max(map(_decimals, df[column]))
+            for column in df.columns
+            if pd.api.types.is_numeric_dtype(df[column])
+        },
+        notes=notes,
+    )
+    return _block(shown.html.removeprefix(LIVE_STYLE))
+
+
+def _decimals(value: float) -> int:
+    return 0 if float(value).is_integer() or pd.isna(value) else len(repr(value).split(".")[1])
+
+
+def _claims(card: Card, built: Collection[str]) -> str:
+    if not card.claims:
+        return "The card holds no claim yet."
+    head = "".join(
+        f'<th scope="col" role="columnheader">{words}</th>'
+        for words in ("The paper says", "It holds here if", "Expected", "Verdict")
+    )
+    rows = "\n".join(_claim_row(claim, built) for claim in card.claims)
+    return (
+        '<div class="survey survey-verdicts survey-planned"><table role="table">'
+        "<caption><span>The claims of this paper, none of them run yet.</span></caption>\n"
+        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
+        f'<tbody role="rowgroup">\n{rows}\n</tbody></table></div>'
+    )
+
+
+def _claim_row(claim: Claim, built: Collection[str]) -> str:
+    if claim.not_tested:
+        word, rule = f"{SIGNS[NOT_TESTED]} {NOT_TESTED}", "no rule"
+        note = f'<span class="survey-small">{escape(claim.not_tested)}</span>'
+    else:
+        word, note = "planned", ""
+        rule = region_words(claim.region, escape(claim.unit))
+    if claim.deterministic:
+        note += '<span class="survey-small">one run decides</span>'
+    disputed = "".join(
+        f'<span class="survey-small">disputes {_dispute(other, built)}</span>'
+        for other in claim.disputes
+    )
+    return (
+        f'<tr role="row" id="claim-{anchor(claim.id)}" class="not-tested-here">'
+        f'<th scope="row" role="rowheader">{escape(claim.sentence)}'
+        f'<span class="survey-small">{escape(claim.where)}</span></th>'
+        '<td role="cell" data-label="It holds here if">'
+        f'<span class="region">{rule}</span>'
+        f'<span class="survey-small">{escape(claim.measures)}</span></td>'
+        f'<td role="cell" data-label="Expected">{escape(claim.expected)}{disputed}</td>'
+        f'<td role="cell" data-label="Verdict"><span class="word">{word}</span>{note}</td></tr>'
+    )
+
+
+def _dispute(other: str, built: Collection[str]) -> str:
+    slug, claim_id = other.split("/")
+    try:
+        words = f"{read_card(slug).title.split(':')[0]}: {claim_name(claim_id)}"
+    except CardError:
+        return escape(other)
+    if slug in built:
+        return link(f"../../notebooks/{slug}.html#verdict-{anchor(claim_id)}", words)
+    return link(f"{slug}.html#claim-{anchor(claim_id)}", words)
+
+
+def _received(card: Card) -> str:
+    corrected = "".join(f"<li>{escape(sentence)}</li>" for sentence in card.corrections)
+    told = (
+        f"<p>What this page says otherwise, and why:</p><ul>{corrected}</ul>"
+        if corrected
+        else "<p>Nothing in it had to be corrected.</p>"
+    )
+    try:
+        text = received(card.slug)
+    except CardError:
+        return "This paper joined the survey later, so there is no card to compare with."
+    # a blank line would end the block of HTML, so line ends are written as characters
+    lines = escape(text.strip()).replace("\n", "&#10;")
+    return _block(
+        '<div class="survey survey-received"><details><summary>The survey’s text, word for word'
+        f' (its pictures are left out)</summary><pre tabindex="0">{lines}</pre></details>'
+        f"{told}</div>"
+    )
+
+
+def _block(markup: str) -> str:
+    """HTML that Markdown takes as one block: no line of it is blank."""
+    return re.sub(r"\n\s*\n", "\n", markup)

@@ -1,0 +1,49 @@
+"""Records as data frames, and their means with intervals over seeds."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from survey_lib.evidence.intervals import t_interval
+from survey_lib.evidence.records import Record
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per finished record: its configuration, then its plain numbers.
+
+    Numbers that are lists or tables (curves, layers) are left out; a number named like a
+    configuration field is prefixed with ``number_``.
+    """
+    rows = []
+    for record in records:
+        if record.status != "done":
+            continue
+        row = dict(record.config)
+        for name, value in record.numbers.items():
+            if isinstance(value, (int, float, str)):
+                row[f"number_{name}" if name in record.config else name] = value
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def over_seeds(df: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """Mean of ``value`` over seeds with its 95 % t interval, one row for each ``by``.
+
+    Returns:
+        Columns ``by``, then ``mean``, ``low``, ``high`` (missing where there is one seed) and
+        ``seeds``; a group whose ``by`` is missing (NaN) counts as one of its own.
+    """
+    rows = []
+    for key, group in df.groupby([*by], dropna=False, sort=True):
+        interval = t_interval(group[value].tolist())
+        known = interval.n > 1
+        rows.append(
+            dict(zip(by, key, strict=True))
+            | {
+                "mean": interval.mean,
+                "low": interval.low if known else float("nan"),
+                "high": interval.high if known else float("nan"),
+                "seeds": interval.n,
+            }
+        )
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "seeds"])

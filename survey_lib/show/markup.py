@@ -1,0 +1,147 @@
+"""Small things all HTML of the book is made of: escaping, numbers in words, the shown object."""
+
+import html
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from survey_lib.evidence.intervals import Interval
+
+MINUS = "−"
+
+# Notebooks outside the book (Colab shows each output in its own frame) have no style sheet of
+# ours. These rules have no specificity (`:where`), so on the site every rule of survey.css wins.
+LIVE_STYLE = (
+    "<style>"
+    ":where(.survey){max-width:60rem;line-height:1.5}"
+    ":where(.survey table){border-collapse:collapse}"
+    ":where(.survey caption){text-align:left;padding-bottom:.5em}"
+    ":where(.survey th,.survey td){padding:.3em .8em;text-align:left;vertical-align:top;"
+    "border-bottom:1px solid #8885}"
+    ":where(.survey .num){text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}"
+    ":where(.survey .interval,.survey .survey-small){font-size:.85em;opacity:.8}"
+    ":where(.survey .interval,.survey-small){display:block}"
+    ":where(.survey tbody th){font-weight:400}"
+    ":where(.survey-verdicts td:nth-child(3)){min-width:9em}"
+    ":where(.survey-headline){font-size:1.4em}"
+    ":where(.survey-scroll){overflow-x:auto}"
+    ":where(.survey-strip){display:flex;flex-wrap:wrap;gap:.5em 2em;list-style:none;padding:0}"
+    ":where(.survey-strip a){color:inherit}"
+    ":where(.survey-badges,.survey .tags){display:flex;flex-wrap:wrap;gap:.3em 1.5em;"
+    "list-style:none;padding:0}"
+    ":where(.survey .word){font-weight:600}"
+    ":where(.survey-chip .word,.survey-verdicts .word){display:block}"
+    "</style>"
+)
+
+
+@dataclass(frozen=True)
+class Html:
+    """Something a notebook shows: HTML, and plain text for places that show none."""
+
+    html: str
+    text: str
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/html": self.html, "text/plain": self.text}
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def escape(value: Any) -> str:
+    """``value`` as text that is safe inside HTML, attributes included."""
+    return html.escape(str(value), quote=True)
+
+
+def link(address: str, words: str, **attributes: str) -> str:
+    """A link; only http, https and addresses inside the site become one, others stay words."""
+    if re.match(r"(?i)[a-z][a-z0-9+.-]*:", address) and not re.match(r"(?i)https?://", address):
+        return escape(words)
+    more = "".join(f' {name.rstrip("_")}="{escape(v)}"' for name, v in attributes.items())
+    return f'<a href="{escape(address)}"{more}>{escape(words)}</a>'
+
+
+def number(value: float, decimals: int | None = None) -> str:
+    """A number as a reader sees it: a true minus sign, thousands set apart, ∞ for no bound.
+
+    Without ``decimals``: integers as they are, others with four significant digits.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return MINUS + "∞" if value < 0 else "∞"
+    if decimals is not None:
+        words = f"{value:,.{decimals}f}"
+        # −0.00 says nothing that 0.00 does not
+        if float(words.replace(",", "")) == 0:
+            words = words.lstrip("-")
+    elif float(value).is_integer() and abs(value) < 1e15:
+        words = f"{int(value):,}"
+    else:
+        words = f"{value:,.4g}" if abs(value) >= 1e-4 else f"{value:.2e}"
+    return words.replace("-", MINUS).replace(",", "\u202f")
+
+
+def decimals_for(interval: Interval) -> int:
+    """Decimals that show two significant digits of the half-width, between 0 and 6."""
+    half = interval.half_width
+    if not math.isfinite(half) or half == 0:
+        half = abs(interval.mean) / 20
+    if half == 0:
+        return 2
+    return min(6, max(0, 1 - math.floor(math.log10(half))))
+
+
+def range_words(interval: Interval, decimals: int | None = None) -> str:
+    """The interval alone: ``[0.08, 0.16]``, or words where there is none."""
+    if math.isinf(interval.half_width):
+        return "one seed: no interval"
+    if interval.low == interval.high:
+        return f"the same in all {interval.n} runs" if interval.n > 1 else "one run decides"
+    places = decimals_for(interval) if decimals is None else decimals
+    return f"[{number(interval.low, places)}, {number(interval.high, places)}]"
+
+
+def mean_words(interval: Interval) -> str:
+    """The mean with the decimals its interval supports."""
+    return number(interval.mean, decimals_for(interval))
+
+
+def region_words(region: tuple[float | None, float | None], unit: str = "") -> str:
+    """A claim's region: ``≥ 0``, ``≤ 0.02 nats``, ``between −0.01 and 0.01``, ``exactly 3``."""
+    low, high = region
+    if low is None and high is None:
+        return "anything"
+    if low is None:
+        words = f"≤ {number(high)}"  # type: ignore[arg-type]
+    elif high is None:
+        words = f"≥ {number(low)}"
+    elif low == high:
+        words = f"exactly {number(low)}"
+    else:
+        words = f"between {number(low)} and {number(high)}"
+    return f"{words} {unit}".strip()
+
+
+def lead(text: str) -> str:
+    """Escaped text whose first sentence is set off: what to see, before what is drawn."""
+    match = re.match(r"(.+?[.!?])\s+(?=[A-ZÄÖÜ0-9(])", text, flags=re.DOTALL)
+    if match is None:
+        return f"<strong>{escape(text)}</strong>"
+    return f"<strong>{escape(match[1])}</strong> {escape(text[match.end() :])}"
+
+
+def anchor(name: str) -> str:
+    """``name`` as an HTML id: letters, digits, ``-`` and ``_``."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
+
+
+_ACRONYMS = {"bn", "cnn", "gpt", "gum", "llm", "lm", "lrp", "mlp", "obd", "psp", "qm", "vgg"}
+
+
+def claim_name(claim_id: str) -> str:
+    """A claim's id as a short name: ``large-sparse-mlp`` → ``large sparse MLP``."""
+    words = re.split(r"[-_]", claim_id)
+    return " ".join(w.upper() if w in _ACRONYMS else w for w in words)

@@ -1,0 +1,228 @@
+"""The page a notebook makes: its context, and the card panel that opens it."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import yaml
+
+from survey_lib import files
+from survey_lib.cards.card import PROFILES, Card, read_card
+from survey_lib.evidence.verdicts import SIGNS, Verdict
+from survey_lib.show import style
+from survey_lib.show.markup import (
+    LIVE_STYLE,
+    Html,
+    anchor,
+    claim_name,
+    escape,
+    link,
+    mean_words,
+    range_words,
+)
+
+REPOSITORY_DEFAULT = "https://github.com/compression-survey/companion"
+"""Address used by an installed package, which has no ``_config.yml`` beside it."""
+
+_COST = re.compile(r'<span class="survey-cost">[^<]*</span>')
+
+
+@dataclass
+class Context:
+    """What the outputs of one notebook share. A kernel runs one notebook, so there is one."""
+
+    slug: str = ""
+    """Chapter whose page is being made; empty before :func:`begin`."""
+    profile: str = "quick"
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    """Verdicts shown so far, by claim id."""
+
+
+CONTEXT = Context()
+
+
+def begin(slug: str, profile: str = "quick") -> None:
+    """Open the page of chapter ``slug``: set the figures' style, forget the page before.
+
+    Figures shown from here on are kept under ``_build/figures/<slug>/``.
+
+    Raises:
+        ValueError: the profile is unknown, or the slug is not a plain name.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile must be one of {', '.join(PROFILES)}, not {profile!r}")
+    if not re.fullmatch(r"[a-z0-9_]+", slug):
+        raise ValueError(f"slug must be lower-case letters, digits and _, not {slug!r}")
+    CONTEXT.slug, CONTEXT.profile, CONTEXT.verdicts = slug, profile, {}
+    style.use_style()
+
+
+def current_slug() -> str:
+    """Slug of the open page.
+
+    Raises:
+        RuntimeError: :func:`begin` has not been called.
+    """
+    if not CONTEXT.slug:
+        raise RuntimeError("no page is open; call survey_lib.show.page.begin(slug, profile) first")
+    return CONTEXT.slug
+
+
+def remember(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Keep verdicts so that later cells may name them by claim id; returns them as a list."""
+    kept = list(verdicts)
+    CONTEXT.verdicts.update({v.claim.id: v for v in kept})
+    return kept
+
+
+def page_verdicts() -> dict[str, Verdict]:
+    """Verdicts of the open page by claim id, judged from the committed study on first use."""
+    if not CONTEXT.verdicts:
+        # late: judging imports the experiment and with it torch
+        from survey_lib.experiments.runner import verdicts
+
+        remember(verdicts(current_slug()))
+    return CONTEXT.verdicts
+
+
+def repository() -> tuple[str, str]:
+    """Address and branch of the repository: from ``_config.yml`` in a checkout, else built in.
+
+    Raises:
+        ValueError: ``_config.yml`` is there but cannot be read.
+    """
+    root = files.repository()
+    config = root / "_config.yml" if root else None
+    if config is None or not config.exists():
+        return REPOSITORY_DEFAULT, "main"
+    try:
+        entry = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("repository") or {}
+        url, branch = entry.get("url", REPOSITORY_DEFAULT), entry.get("branch", "main")
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ValueError(f"_config.yml: field 'repository' cannot be read: {error}") from None
+    return str(url).rstrip("/"), str(branch)
+
+
+def card_panel(
+    verdicts: Sequence[Verdict] | None = None, *, card: Card | None = None, facts: bool = True
+) -> Html:
+    """The panel that opens a chapter: headline, verdict strip, the paper's facts, badges.
+
+    Args:
+        verdicts: of the card's claims; by default judged from the committed study.
+        card: by default the card of the open page.
+        facts: False leaves facts and badges to :func:`facts_panel`, below the main figure.
+    """
+    card = card or read_card(current_slug())
+    shown = remember(verdicts) if verdicts is not None else list(page_verdicts().values())
+    page = LIVE_STYLE + (
+        '<div class="survey survey-card">'
+        f'<p class="survey-headline">{escape(card.headline)}</p>'
+        f"{_strip(shown)}{_paper(card) + _badges(card.slug) if facts else ''}</div>"
+    )
+    lines = [card.headline, f"{card.title}. {', '.join(card.authors)}, {card.year}", card.scale]
+    lines += [f"{v.sign} {v.word}: {v.claim.sentence}" for v in shown]
+    return Html(page, "\n".join(lines))
+
+
+def facts_panel(card: Card | None = None) -> Html:
+    """The paper's facts, our scale beside the paper's, and the badges, on their own."""
+    card = card or read_card(current_slug())
+    return Html(
+        f'{LIVE_STYLE}<div class="survey survey-card">{_paper(card)}{_badges(card.slug)}</div>',
+        f"{card.title}. {', '.join(card.authors)}, {card.year}\n{card.scale}",
+    )
+
+
+def _strip(verdicts: Sequence[Verdict]) -> str:
+    count = Counter(v.word for v in verdicts)
+    told = ", ".join(f"{count[word]} {word}" for word in SIGNS if count[word])
+    plural = "claim" if len(verdicts) == 1 else "claims"
+    chips = "".join(f"<li>{_chip(v)}</li>" for v in verdicts)
+    return (
+        f'<p class="survey-kicker">{len(verdicts)} {plural} put to the test'
+        f'{": " if told else ""}{told}</p><ul class="survey-strip">{chips}</ul>'
+    )
+
+
+def _chip(verdict: Verdict) -> str:
+    claim, interval = verdict.claim, verdict.interval
+    numbers = ""
+    if interval is not None:
+        unit = f" {escape(claim.unit)}" if len(claim.unit) <= 6 and claim.unit else ""
+        numbers = (
+            f'<span class="numbers">{mean_words(interval)}{unit} '
+            f'<span class="range">{range_words(interval)}</span></span>'
+        )
+    return (
+        f'<a class="survey-chip {anchor(verdict.word)}" href="#verdict-{anchor(claim.id)}" '
+        f'title="{escape(claim.sentence)}"><span class="word">'
+        f'<span class="sign" aria-hidden="true">{verdict.sign}</span> {verdict.word}</span> '
+        f'<span class="name">{escape(claim_name(claim.id))}</span> {numbers}</a>'
+    )
+
+
+def _paper(card: Card) -> str:
+    links = []
+    if card.arxiv:
+        links.append(link(f"https://arxiv.org/abs/{card.arxiv}", f"arXiv:{card.arxiv}"))
+    if card.doi:
+        links.append(link(f"https://doi.org/{card.doi}", "DOI"))
+    if card.code:
+        licence = f" ({escape(card.code_licence)})" if card.code_licence else ""
+        links.append(link(card.code, "authors’ code") + licence)
+    tags = "".join(f"<li>{escape(tag)}</li>" for tag in card.tags)
+    return (
+        '<div class="survey-paper">'
+        f'<p class="title"><cite>{escape(card.title)}</cite></p>'
+        f'<p class="by">{escape(", ".join(card.authors))} · {card.year} · {escape(card.venue)}</p>'
+        + (f'<p class="links">{" · ".join(links)}</p>' if links else "")
+        + f'<p class="scale"><strong>Scale.</strong> {escape(card.scale)}</p>'
+        + (f'<ul class="tags" aria-label="Tags">{tags}</ul>' if tags else "")
+        + "</div>"
+    )
+
+
+def _badges(slug: str) -> str:
+    url, branch = repository()
+    items = []
+    if url.startswith("https://github.com/"):
+        colab = url.replace("https://github.com/", "https://colab.research.google.com/github/")
+        items.append(link(f"{colab}/blob/{branch}/notebooks/{slug}.ipynb", "Run on Colab"))
+    method = f"{url}/blob/{branch}/survey_lib/methods/{slug}.py"
+    items.append(link(method, "Read the method’s code"))
+    # the address inside the site is dead elsewhere, so the style sheet of the site unhides it
+    download = link(f"../_sources/notebooks/{slug}.ipynb", "Download the notebook", download="")
+    seconds, size = _last_cost(slug)
+    return (
+        f'<p class="survey-badges">{"".join(items)}<span class="survey-site-only" hidden>'
+        f'{download}</span><span class="survey-cost">{cost_words(seconds, size)}</span></p>'
+    )
+
+
+def _last_cost(slug: str) -> tuple[float | None, int | None]:
+    path = files.build_dir() / "execute" / f"{slug}.json"
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        return entry.get("seconds"), entry.get("download_bytes")
+    except (OSError, ValueError, AttributeError):
+        return None, None  # not run yet: the panel then says nothing about cost
+
+
+def cost_words(seconds: float | None, download_bytes: int | None = None) -> str:
+    """What running the page costs, ``runs in 95 s · downloads 92 MB``; empty when unknown."""
+    words = []
+    if seconds is not None:
+        words.append(f"runs in {max(1, round(seconds))} s")
+    if download_bytes is not None:
+        size = download_bytes / 1e6
+        words.append(f"downloads {size:.0f} MB" if size >= 1 else "downloads nothing")
+    return " · ".join(words)
+
+
+def fill_cost(page: str, seconds: float | None, download_bytes: int | None = None) -> str:
+    """``page`` (a panel's HTML) with the cost of the run that made it, known only afterwards."""
+    words = cost_words(seconds, download_bytes)
+    return _COST.sub(f'<span class="survey-cost">{words}</span>', page)

@@ -1,0 +1,234 @@
+import base64
+import re
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from survey_lib.show import style
+from survey_lib.show.figure import (
+    _spread,
+    band,
+    figure,
+    keep_axis,
+    label_ends,
+    panels,
+)
+
+DATA = pd.DataFrame({"x": [1.0, 0.5, 0.1], "y": [0.9, 0.89, 0.8]})
+WORDS = {"alt": "Accuracy falls. It falls <late> & fast.", "caption": "It falls late. One line."}
+
+
+def drawn():
+    fig, ax = plt.subplots()
+    band(ax, DATA.x, DATA.y, DATA.y - 0.01, DATA.y + 0.01, "magnitude")
+    ax.plot(DATA.x, [0.9] * 3, **style.line("dense"))
+    ax.set_ylabel("accuracy <share>")
+    return fig
+
+
+def svg_of(shown):
+    return ElementTree.fromstring(re.search(r"<svg.*</svg>", shown.html, flags=re.DOTALL)[0])
+
+
+def test_inline_svg_follows_the_theme(opened):
+    shown = figure(drawn(), "fall", data=DATA, **WORDS)
+    inline = re.search(r"<svg.*</svg>", shown.html, flags=re.DOTALL)[0]
+    without = re.sub(r"var\([^)]*\)", "", inline)
+    assert not re.search(r"#[0-9a-f]{6}\b", without), "a colour the theme cannot change"
+    for variable in (
+        "--pst-color-text-base",
+        "--pst-color-background",
+        "--s-grid",
+        "--s-magnitude",
+    ):
+        assert f"var({variable}, #" in inline
+    assert "<style" not in inline, "a style element in an inline SVG styles the whole page"
+    assert "DejaVu" not in inline
+    assert ">accuracy &lt;share&gt;</text>" in inline
+
+
+def test_inline_svg_is_an_image_with_words(opened):
+    root = svg_of(figure(drawn(), "fall", data=DATA, **WORDS))
+    ns = "{http://www.w3.org/2000/svg}"
+    assert root.get("role") == "img"
+    by_id = {node.get("id"): node for node in root.iter() if node.get("id")}
+    title, desc = (by_id[i] for i in root.get("aria-labelledby").split())
+    assert (title.tag, title.text) == (f"{ns}title", "Accuracy falls")
+    assert (desc.tag, desc.text) == (f"{ns}desc", "It falls <late> & fast.")
+    assert float(root.get("viewBox").split()[2]) == pytest.approx(72 * style.SINGLE_INCHES, abs=1)
+
+
+def test_two_figures_of_a_page_share_no_id_and_every_reference_resolves(opened):
+    ids = []
+    for name in ("one", "two"):
+        html = figure(drawn(), name, data=None, **WORDS).html
+        here = re.findall(r'\bid="([^"]+)"', html)
+        used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html)
+        assert used, "the sample must hold references, or this tests nothing"
+        assert {a or b for a, b in used} <= set(here)
+        ids += here
+    assert len(ids) == len(set(ids))
+
+
+def test_files_are_kept_and_complete(opened):
+    shown = figure(drawn(), "fall", data=DATA, **WORDS)
+    svg, png, csv = shown.files
+    assert svg.parent.name == "a_paper"
+    assert "var(" not in svg.read_text(encoding="utf-8")
+    assert style.SERIES["magnitude"].light in svg.read_text(encoding="utf-8")
+    assert png.read_bytes()[:4] == b"\x89PNG"
+    pd.testing.assert_frame_equal(pd.read_csv(csv), DATA)
+    for kind in ("svg", "png", "csv"):
+        assert f'href="../_static/figures/a_paper/fall.{kind}"' in shown.html
+    bundle = shown._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]) == png.read_bytes()
+    assert WORDS["alt"] in bundle["text/plain"]
+
+
+def test_without_data_there_is_no_link_to_any(opened):
+    shown = figure(drawn(), "fall", data=None, **WORDS)
+    assert len(shown.files) == 2
+    assert ".csv" not in shown.html
+
+
+def test_the_same_figure_gives_the_same_bytes(opened):
+    one, two = (figure(drawn(), "fall", data=DATA, **WORDS) for _ in range(2))
+    assert one.html == two.html
+    assert one.png == two.png
+
+
+def test_a_usual_figure_is_light(opened):
+    fig, axes = panels(2)
+    x = np.geomspace(0.05, 1, 12)
+    for ax in axes:
+        for i, key in enumerate(("magnitude", "fisher", "thinet", "lrp", "random")):
+            band(ax, x, x + i, x + i - 0.1, x + i + 0.1, key)
+        label_ends(ax)
+    assert len(figure(fig, "many", data=None, **WORDS).html.encode()) < 80_000
+
+
+def test_figures_are_closed_even_when_refused(opened):
+    for changes in ({"alt": " "}, {"caption": ""}):
+        fig = drawn()
+        with pytest.raises(ValueError, match=f"{next(iter(changes))} is empty"):
+            figure(fig, "fall", data=DATA, **(WORDS | changes))
+        assert not plt.fignum_exists(fig.number)
+    with pytest.raises(ValueError, match="figure name"):
+        figure(drawn(), "../fall", data=DATA, **WORDS)
+    assert plt.get_fignums() == []
+
+
+def test_a_figure_needs_an_open_page():
+    with pytest.raises(RuntimeError, match=r"page\.begin"):
+        figure(drawn(), "fall", data=DATA, **WORDS)
+
+
+def test_the_hero_is_marked(opened):
+    assert "survey-hero" in figure(drawn(), "fall", data=DATA, hero=True, **WORDS).html
+    assert "survey-hero" not in figure(drawn(), "fall2", data=DATA, **WORDS).html
+
+
+def test_seaborn_grids_are_taken_too(opened):
+    import seaborn as sns
+
+    grid = sns.displot(DATA, x="y", bins=3)
+    assert "<svg" in figure(grid, "dist", data=DATA, **WORDS).html
+
+
+def test_heat_maps_keep_their_colour_bar(opened):
+    import seaborn as sns
+
+    fig, ax = plt.subplots()
+    sns.heatmap(DATA, ax=ax, cbar_kws={"label": "share kept"})
+    assert ">share kept</text>" in figure(fig, "heat", data=DATA, **WORDS).html
+
+
+def test_end_labels_keep_apart_beside_the_axes(opened):
+    fig, ax = plt.subplots()
+    for i, key in enumerate(("magnitude", "fisher", "thinet", "lrp", "random", "dense")):
+        ax.plot([0, 1], [0, 1 + i * 0.001], **style.line(key))
+    label_ends(ax)
+    fig.draw_without_rendering()
+    boxes = sorted((t.get_window_extent() for t in ax.texts if t.get_text()), key=lambda b: b.y0)
+    assert len(boxes) == 6
+    frame = ax.get_window_extent()
+    for low, high in pairwise(boxes):
+        assert low.y1 <= high.y0 + 1
+    assert all(b.x0 > frame.x1 and b.x1 <= fig.bbox.x1 + 1 for b in boxes)
+    # the order of the labels is that of the ends
+    labels = [t.get_text() for t in sorted(ax.texts, key=lambda t: t.get_window_extent().y0)]
+    assert [x for x in labels if x] == ["magnitude", "Fisher", "ThiNet", "LRP", "random", "dense"]
+
+
+def test_labels_stay_at_their_ends_where_there_is_room(opened):
+    fig, ax = plt.subplots()
+    ax.plot([0, 1], [0, 0], **style.line("magnitude"))
+    ax.plot([0, 1], [0, 1], **style.line("fisher"))
+    label_ends(ax)
+    fig.draw_without_rendering()
+    for text, y in zip([t for t in ax.texts if t.get_text()], (0, 1), strict=True):
+        box = text.get_window_extent()
+        assert (box.y0 + box.y1) / 2 == pytest.approx(ax.transData.transform((1, y))[1], abs=5)
+
+
+def test_the_right_end_is_the_one_drawn_right(opened):
+    fig, ax = plt.subplots()
+    ax.plot([1, 0.1], [5, 0], **style.line("magnitude"))
+    ax.plot([1, 0.1], [0, 5], **style.line("fisher"))
+    keep_axis(ax, [1, 0.5, 0.1])
+    label_ends(ax)
+    fig.draw_without_rendering()
+    order = sorted((t for t in ax.texts if t.get_text()), key=lambda t: t.get_window_extent().y0)
+    assert [t.get_text() for t in order] == ["magnitude", "Fisher"]
+
+
+def test_seven_lines_are_too_many_to_label(opened):
+    _, ax = plt.subplots()
+    for i in range(7):
+        ax.plot([0, 1], [0, i], label=str(i))
+    with pytest.raises(ValueError, match="7 lines"):
+        label_ends(ax)
+
+
+def test_spread_moves_as_little_as_it_must():
+    assert _spread([0, 10, 20], 5) == [0, 10, 20]
+    assert _spread([10, 10], 4) == [8, 12]
+    assert _spread([0, 1, 50], 3) == pytest.approx([-1, 2, 50])
+
+
+def test_the_compression_axis_runs_from_dense_to_small(opened):
+    _, ax = plt.subplots()
+    ax.plot([1, 0.5, 0.05], [1, 1, 0])
+    keep_axis(ax, [1, 0.5, 0.05])
+    left, right = ax.get_xlim()
+    assert left > 1 > 0.05 > right
+    assert ax.get_xscale() == "log"
+    ax.figure.draw_without_rendering()
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["5 %", "50 %", "100 %"]
+    with pytest.raises(ValueError, match="fractions"):
+        keep_axis(ax, [50, 100])
+
+
+def test_panels_share_an_axis_and_drop_the_spare(opened):
+    fig, axes = panels(3)
+    assert len(axes) == len(fig.axes) == 3
+    axes[0].set_ylim(0, 7)
+    assert axes[1].get_ylim() == (0, 7)
+    assert fig.get_size_inches()[0] == style.WIDE_INCHES
+    assert panels(1)[0].get_size_inches()[0] == style.SINGLE_INCHES
+    with pytest.raises(ValueError, match="columns"):
+        panels(4, columns=4)
+
+
+def test_band_draws_the_line_and_its_interval(opened):
+    _, ax = plt.subplots()
+    line = band(ax, [1, 2], [5, 6], [4, 5], [6, 7], "thinet", label="ours")
+    assert line.get_label() == "ours"
+    assert line.get_color() == style.SERIES["thinet"].light
+    (area,) = ax.collections
+    assert area.get_paths()[0].vertices[:, 1].min() == 4
+    assert area.get_paths()[0].vertices[:, 1].max() == 7

@@ -1,0 +1,103 @@
+import json
+import re
+
+import pytest
+
+from survey_lib import files
+from survey_lib.show import page
+
+from .conftest import verdict
+
+
+@pytest.fixture
+def verdicts():
+    return [
+        verdict([0.01, 0.012, 0.011, 0.013, 0.012], ident="a-mlp", unit="nats"),
+        verdict([-0.3, -0.31, -0.29, -0.3, -0.3], ident="b", sentence="B & <i>C</i>"),
+        verdict([], ident="c", not_tested="too large"),
+    ]
+
+
+def test_the_panel_escapes_whatever_a_card_holds(opened, card, verdicts):
+    html = page.card_panel(verdicts, card=card).html
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert "<i>" not in html
+    assert "javascript:" not in html
+    assert "Fewer &amp; smaller &lt;script&gt;" in html
+    assert "B &amp; &lt;i&gt;C" in html
+
+
+def test_the_strip_has_a_chip_per_claim_that_leads_to_its_row(opened, card, verdicts):
+    html = page.card_panel(verdicts, card=card).html
+    chips = re.findall(r'<a class="survey-chip ([\w-]+)" href="#([\w-]+)".*?</a>', html)
+    assert chips == [
+        ("reproduced", "verdict-a-mlp"),
+        ("not-reproduced", "verdict-b"),
+        ("not-tested-here", "verdict-c"),
+    ]
+    assert "3 claims put to the test: 1 reproduced, 1 not reproduced, 1 not tested here" in html
+    assert re.search(r"✓</span> reproduced", html)
+    assert re.search(r"✗</span> not reproduced", html)
+    assert "a MLP" in html
+    assert re.search(r"0\.0116 nats .*\[0\.010[0-9], 0\.01[0-9]+\]", html)
+
+
+def test_the_panel_holds_the_papers_facts(opened, card, verdicts):
+    html = page.card_panel(verdicts, card=card).html
+    for part in ("https://arxiv.org/abs/1710.01878", "https://doi.org/10.1/x", "2017",
+                 "Cut it &amp; keep it.", "tiny; the paper: large", "pruning"):  # fmt: skip
+        assert part in html
+    head = page.card_panel(verdicts, card=card, facts=False).html
+    assert "arxiv.org" not in head
+    assert '<ul class="survey-strip">' in head
+    facts = page.facts_panel(card).html
+    assert "arxiv.org" in facts
+    assert '<ul class="survey-strip">' not in facts
+
+
+def test_badges_lead_to_this_repository(opened, card, verdicts, monkeypatch, tmp_path):
+    (tmp_path / "_config.yml").write_text(
+        "repository: {url: 'https://github.com/me/mine/', branch: dev}\n", encoding="utf-8"
+    )
+    monkeypatch.setattr(files, "repository", lambda: tmp_path)
+    html = page.facts_panel(card).html
+    assert (
+        "https://colab.research.google.com/github/me/mine/blob/dev/notebooks/a_paper.ipynb" in html
+    )
+    assert "https://github.com/me/mine/blob/dev/survey_lib/methods/a_paper.py" in html
+    monkeypatch.setattr(files, "repository", lambda: None)
+    assert page.REPOSITORY_DEFAULT in page.facts_panel(card).html
+
+
+def test_a_broken_config_is_named(monkeypatch, tmp_path):
+    (tmp_path / "_config.yml").write_text("repository: [1, 2]\n", encoding="utf-8")
+    monkeypatch.setattr(files, "repository", lambda: tmp_path)
+    with pytest.raises(ValueError, match=r"_config\.yml: field 'repository'"):
+        page.repository()
+
+
+def test_the_cost_comes_from_the_last_run_and_can_be_filled_in_later(opened, card):
+    assert '<span class="survey-cost"></span>' in page.facts_panel(card).html
+    path = files.build_dir() / "execute" / "a_paper.json"
+    files.write_atomic(path, json.dumps({"seconds": 94.6, "download_bytes": 92_000_000}))
+    html = page.facts_panel(card).html
+    assert "runs in 95 s · downloads 92 MB" in html
+    later = page.fill_cost(html, 12.2, 0)
+    assert "runs in 12 s · downloads nothing" in later
+    assert "95 s" not in later
+    files.write_atomic(path, "{not json")
+    assert '<span class="survey-cost"></span>' in page.facts_panel(card).html
+
+
+def test_begin_forgets_the_page_before(opened, verdicts):
+    page.remember(verdicts)
+    page.begin("other", "smoke")
+    assert (page.CONTEXT.slug, page.CONTEXT.profile) == ("other", "smoke")
+    assert page.CONTEXT.verdicts == {}
+
+
+@pytest.mark.parametrize(("slug", "profile"), [("a/b", "quick"), ("", "quick"), ("a", "fast")])
+def test_begin_refuses_what_it_does_not_know(slug, profile):
+    with pytest.raises(ValueError, match=r"slug must|profile must"):
+        page.begin(slug, profile)
