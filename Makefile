@@ -10,7 +10,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 PROFILE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test test-site test-slow serve lint format bench lock clean study
+.PHONY: help install book test test-site test-colab test-slow serve lint format bench lock clean study
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test: $(STAMP)  ## library, oracles, runner, one chapter through the whole line
 
 test-site: $(STAMP)  ## browser tests of the built site (after make book; needs chromium)
 	$(BIN)/python -m pytest -q -m site
+
+test-colab: $(STAMP)  ## chapters with the versions Colab has, from this tree's wheel
+	$(BIN)/python -m pytest -q -s -m colab
 
 test-slow: $(STAMP)  ## faults and other minutes-long checks
 	$(BIN)/python -m pytest -q -m slow

@@ -37,9 +37,10 @@ def main() -> None:
     rows = []
     for name in ("a again", "pruned", "small"):
         speed_up = base / times[name].minimum
+        label = {"a again": "A/A ratio", "pruned": "sparse net", "small": "narrow net"}[name]
         rows.append(
             {
-                "row": {"a again": "A/A ratio", "pruned": "sparse net", "small": "narrow net"}[name],
+                "row": label,
                 "dense_ms": round(1000 * base, 4),
                 "this_ms": round(1000 * times[name].minimum, 4),
                 "speed_up": round(speed_up, 4),

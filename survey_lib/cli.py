@@ -25,12 +25,13 @@ def _one_sentence():
     from survey_lib.cards.card import CardError
     from survey_lib.evidence.records import RecordError
     from survey_lib.experiments.runner import RunError
+    from survey_lib.publish.layout import PublishError
     from survey_lib.tasks.data import DataError
 
     try:
         yield
-    except (CardError, RecordError, RunError, DataError, ValueError, OSError) as error:
-        typer.secho(f"survey: {error}", fg="red", err=True)
+    except (CardError, RecordError, RunError, PublishError, DataError, ValueError, OSError) as why:
+        typer.secho(f"survey: {why}", fg="red", err=True)
         raise typer.Exit(1) from None
 
 
@@ -216,6 +217,30 @@ def sync(
     with _one_sentence():
         for path in setup_cell.sync(repo):
             typer.echo(f"stamped: {Path(path).name}")
+
+
+@app.command()
+def new(
+    slug: Annotated[str, typer.Argument(help="the paper's short name: letters, digits and _")],
+    survey_file: Annotated[
+        Path | None, typer.Option("--from", help="Markdown file with one ### section a paper")
+    ] = None,
+    title: Annotated[
+        str | None, typer.Option(help="words of the title, where the slug's don't tell")
+    ] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="only list what the chapter still lacks")
+    ] = False,
+) -> None:
+    """Draft a chapter that runs as it stands, and list what a finished one still lacks."""
+    from survey_lib.publish import layout, scaffold
+
+    with _one_sentence():
+        if not missing:
+            for path in scaffold.new_chapter(slug, survey_file=survey_file, title=title):
+                typer.echo(f"written: {path.relative_to(layout.root()).as_posix()}")
+        for line in scaffold.missing(slug):
+            typer.echo(f"missing: {line}")
 
 
 def main() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from survey_lib.tasks.data import Split, Splits
 from survey_lib.tasks.task import Task, Training
-
 
 torch.set_num_threads(1)  # tests run side by side; two threads each would only wait
 
@@ -35,4 +35,5 @@ def tiny_mlp_task(tiny_task: Task) -> Task:
     """The same images and a small MLP."""
     from dataclasses import replace
 
-    return replace(tiny_task, name="blobs/mlp", model="mlp", options=tiny_task.options | {"width": 0.1})
+    options = tiny_task.options | {"width": 0.1}
+    return replace(tiny_task, name="blobs/mlp", model="mlp", options=options)

@@ -5,6 +5,7 @@ import importlib
 
 import pytest
 import torch
+
 from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.sparse import load_sparse, save_sparse
 from survey_lib.methods import METHODS, baselines, to_prune_or_not

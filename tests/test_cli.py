@@ -1,8 +1,9 @@
 import json
 
 import pytest
-from survey_lib.cli import app
 from typer.testing import CliRunner
+
+from survey_lib.cli import app
 
 
 def survey(*words):

@@ -253,7 +253,7 @@ class _Store:
 
 
 def _bar(total: int, label: str, show: bool) -> Any:
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     return tqdm(total=total, desc=label, unit="cell", disable=not show, dynamic_ncols=True)
 
@@ -356,10 +356,11 @@ def verify(slug: str, sample: int, seed: int, *, jobs: int | None = None) -> lis
     """
     import random
 
+    grid = experiment(slug).grid("study")
     recorded = read_records(study_path(slug))
     if not recorded:
         raise RunError(f"{slug}: no committed study; run: survey run {slug} --profile study")
-    cells = {config_key(slug, plain(c)): c for c in experiment(slug).grid("study")}
+    cells = {config_key(slug, plain(c)): c for c in grid}
     known = [r for r in recorded if r.key in cells]
     chosen = random.Random(seed).sample(known, min(sample, len(known)))
     fresh: list[Record] = []

@@ -11,6 +11,8 @@ from survey_lib import files
 
 # pages that staging makes from records; they have no source to launch or to edit
 GENERATED = ("book/ledger", "book/run")
+PAPERS = "book/papers"
+"""Folder of the generated pages of papers that have no chapter yet."""
 
 
 class PublishError(RuntimeError):

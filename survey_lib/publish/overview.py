@@ -12,10 +12,10 @@ import pandas as pd
 
 from survey_lib.cards.card import GROUPS, Card, CardError, Claim, Reported, read_card, received
 from survey_lib.evidence.verdicts import NOT_TESTED, SIGNS, Verdict
-from survey_lib.publish.layout import PublishError
+from survey_lib.publish.layout import PAPERS, PublishError
 from survey_lib.show.markup import LIVE_STYLE, anchor, claim_name, escape, link, region_words
 
-FOLDER = "book/papers"
+FOLDER = PAPERS
 """Where :func:`papers_markdown` belongs on the stage; its links are made for that place."""
 MAP = "<!-- survey: map -->"
 SCOREBOARD = "<!-- survey: scoreboard -->"

@@ -10,14 +10,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from survey_lib.publish.layout import GENERATED
+from survey_lib.publish.layout import GENERATED, PAPERS
 
 
 def trim_page(
     app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
     """Take from a page the buttons and scripts it has no use for."""
-    if pagename in GENERATED:
+    if pagename in GENERATED or pagename.startswith(f"{PAPERS}/"):
         unwanted = ("launch-buttons", "source-edit-button", "download-source-button")
         context["header_buttons"] = _without(context.get("header_buttons", []), unwanted)
     math = app.env.get_domain("math").data["has_equations"]

@@ -83,7 +83,8 @@ def new_chapter(
 
     Raises:
         PublishError: the slug is no plain name, a file is there already, there is neither a card
-            nor a section to make it from, or a table has no place for the entry.
+            nor a section to make it from, the paper has a card under another slug, or a table
+            has no place for the entry.
     """
     root = root or layout.root()
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", slug):
@@ -95,7 +96,6 @@ def new_chapter(
     if card_file.exists():
         card = parse_card(card_file.read_text(encoding="utf-8"), card_file.name, slug)
         texts = {}
-        say(f"{_name(card_file, root)} is there and is taken as it is")
     else:
         if survey_file is None:
             raise PublishError(
@@ -106,6 +106,7 @@ def new_chapter(
         bibliography = (root / "book" / "references.bib").read_text(encoding="utf-8")
         text = card_text(section, slug, title, bibliography, survey_file.name)
         card = parse_card(text, card_file.name, slug)
+        _refuse_twin(card, root)
         texts = {card_file: text, new.pop("received"): section.text}
     new.pop("received", None)
     for path in [*texts, *new.values()]:
@@ -119,7 +120,19 @@ def new_chapter(
         texts[path] = _notebook(words, root) if name == "notebook" else _filled(name, words)
     entries = _entries(root, card)
     _write_all(texts, entries)
+    if card_file not in texts:
+        say(f"{_name(card_file, root)} is there and is taken as it is")
     return [*texts, *entries]
+
+
+def _refuse_twin(card: Card, root: Path) -> None:
+    """Raise PublishError when another card is of the same paper."""
+    for path in sorted((root / "survey_lib" / "cards").glob("*.md")):
+        other = parse_card(path.read_text(encoding="utf-8"), path.name)
+        if _squeezed(other.title).casefold() == _squeezed(card.title).casefold():
+            raise PublishError(
+                f"{_name(path, root)} is of this paper already; run survey new {path.stem}"
+            )
 
 
 def missing(slug: str, root: Path | None = None) -> list[str]:

@@ -24,7 +24,7 @@ if importlib.util.find_spec("survey_lib") is None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise RuntimeError(f"could not install the library from {url}: {{why}}")
+        raise RuntimeError(f"could not install {{source}}: {{why}}")
     importlib.invalidate_caches()
     import survey_lib
 

@@ -17,7 +17,7 @@ import nbformat
 import yaml
 
 from survey_lib import files
-from survey_lib.cards.card import CardError, read_card
+from survey_lib.cards.card import CardError, read_card, slugs
 from survey_lib.evidence.verdicts import Verdict
 from survey_lib.publish import layout
 from survey_lib.publish.execute import RECORDER, read_entry
@@ -58,7 +58,7 @@ def stage(unbuilt: Mapping[str, str] | None = None) -> Path:
     for slug in layout.slugs():
         notebook = notice(slug, unbuilt[slug]) if slug in unbuilt else staged_notebook(slug)
         _write_notebook(notebook, folder / "notebooks" / f"{slug}.ipynb")
-    _write_toc(folder)
+    _write_toc(folder, _papers(folder, unbuilt))
     (folder / "book" / "ledger.md").write_text(ledger_page(), encoding="utf-8")
     (folder / "book" / "run.md").write_text(run_page(), encoding="utf-8")
     _extra_files(folder / "_extra" / "_static")
@@ -405,11 +405,40 @@ def _copy_pages(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("_static", "_vendor"))
 
 
-def _write_toc(folder: Path) -> None:
+def _papers(folder: Path, unbuilt: Mapping[str, str]) -> list[str]:
+    """Fill the landing page's map and scoreboard, write a page for each paper without a chapter.
+
+    A book whose landing page has no place for the map gets neither.
+    """
+    from survey_lib.experiments import EXPERIMENTS
+    from survey_lib.experiments.runner import verdicts
+    from survey_lib.publish import overview
+
+    index = folder / "book" / "index.md"
+    text = index.read_text(encoding="utf-8")
+    if overview.MAP not in text:
+        return []
+    chapters = layout.slugs()
+    papers = [read_card(slug) for slug in slugs()]
+    built = set(chapters)  # one that failed has a page that says so
+    judged = {s: verdicts(s) for s in chapters if s in EXPERIMENTS and s not in unbuilt}
+    index.write_text(overview.fill_landing(text, papers, judged, built), encoding="utf-8")
+    (folder / layout.PAPERS).mkdir(parents=True, exist_ok=True)
+    planned = [card for card in papers if card.slug not in built]
+    for card in planned:
+        path = folder / layout.PAPERS / f"{card.slug}.md"
+        path.write_text(overview.papers_markdown(card, built), encoding="utf-8")
+    return [f"{layout.PAPERS}/{card.slug}" for card in planned]
+
+
+def _write_toc(folder: Path, papers: Sequence[str] = ()) -> None:
     toc = layout.read_yaml(layout.root() / "_toc.yml")
     part = {"caption": "Records", "chapters": [{"file": page} for page in layout.GENERATED]}
     if "parts" not in toc:
         raise PublishError("_toc.yml must list its pages under 'parts'")
+    if papers:
+        chapters = [{"file": page} for page in papers]
+        toc["parts"].append({"caption": "Papers to come", "chapters": chapters})
     toc["parts"].append(part)
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from survey_lib import files
 from survey_lib.cards.card import Claim
 from survey_lib.evidence import records, verdicts

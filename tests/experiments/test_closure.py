@@ -1,4 +1,5 @@
 import pytest
+
 from survey_lib import files
 from survey_lib.experiments import closure
 

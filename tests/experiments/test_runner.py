@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from survey_lib.cards.card import read_card
 from survey_lib.evidence.records import Record
 from survey_lib.experiments import runner

@@ -1,6 +1,8 @@
+import itertools
 import math
 
 import pytest
+
 from survey_lib.cards.card import read_card
 from survey_lib.evidence.records import Record, config_key, study
 from survey_lib.experiments import runner
@@ -108,7 +110,7 @@ def test_equal_bytes_gap_counts_the_mask():
         record(task="mlp", width=w, arm="dense", bytes_dense=size[w], accuracy=accuracy[w])
         for w in widths
     ]
-    for wider, w in zip(widths, widths[1:], strict=False):
+    for wider, w in itertools.pairwise(widths):
         sparse = {"accuracy": accuracy[w], "bytes_bitmask": size[wider]}
         rows.append(pair("mlp", w, {}, sparse)[1])
     assert experiment.gap_at_equal_bytes(rows) == pytest.approx(-0.1)

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from survey_lib.measure import latency, macs, size
 from torch import nn
+
+from survey_lib.measure import latency, macs, size
 
 
 @pytest.mark.parametrize(

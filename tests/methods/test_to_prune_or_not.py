@@ -1,7 +1,7 @@
+import pytest
 import torch
 from torch import nn
 
-import pytest
 from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.masks import prunable_weights
 from survey_lib.methods import to_prune_or_not as method
@@ -186,7 +186,7 @@ def test_mobilenet_arithmetic_of_the_dossier():
 
 def test_a_budget_below_the_spared_layers_is_refused():
     net = nn.Sequential(nn.Conv2d(3, 100, 3), nn.ReLU(), nn.Conv2d(100, 1, 1))
-    with pytest.raises(BudgetNotMet, match="more than 0.96"):
+    with pytest.raises(BudgetNotMet, match=r"more than 0\.96"):
         method.final_sparsity(net, prunable_weights(net), Budget("nonzeros", 0.5))
 
 

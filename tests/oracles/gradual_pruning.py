@@ -18,7 +18,7 @@ class SlowMask:
         self.masked = [False] * len(self.values)
 
     def prune_to(self, s_t):
-        """Mask exactly round(s_t N) weights, the smallest in magnitude; lower index stays on ties."""
+        """Mask exactly round(s_t N) weights, the smallest; on ties the lower index stays."""
         target = round(s_t * len(self.values))
         by_size = sorted(range(len(self.values)), key=lambda i: (abs(self.values[i]), -i))
         self.masked = [False] * len(self.values)

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+
 from survey_lib import files
 from survey_lib.tasks import data, dense
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.models import MODELS, build_model
 from survey_lib.tasks.task import DEFAULTS, Training, load_task
 from survey_lib.tasks.train import batches, evaluate, fit, learning_rate, total_steps
-from torch import nn
 
 
 def test_fashion_split_is_stratified_disjoint_and_complete():
