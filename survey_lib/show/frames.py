@@ -37,13 +37,13 @@ def over_seeds(df: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     for key, group in df.groupby([*by], dropna=False, sort=True):
         interval = t_interval(group[value].tolist())
         known = interval.n > 1
-        rows.append(
-            dict(zip(by, key, strict=True))
-            | {
-                "mean": interval.mean,
-                "low": interval.low if known else float("nan"),
-                "high": interval.high if known else float("nan"),
-                "seeds": interval.n,
-            }
-        )
+        names = key if isinstance(key, tuple) else (key,)
+        row: dict[str, object] = dict(zip(by, names, strict=True))
+        row |= {
+            "mean": interval.mean,
+            "low": interval.low if known else float("nan"),
+            "high": interval.high if known else float("nan"),
+            "seeds": interval.n,
+        }
+        rows.append(row)
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "seeds"])
