@@ -209,7 +209,9 @@ class Explorer:
 
     def _shown(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The columns of the fallback table, under the heads a reader sees."""
-        return rows.loc[:, list(self.heads)].set_axis(list(self.heads.values()), axis=1)
+        # one run may fill several rows of the grid: the points of its curve
+        once = rows.loc[:, list(self.heads)].drop_duplicates()
+        return once.set_axis(list(self.heads.values()), axis=1)
 
     def _build_widget(self) -> Any:
         import ipywidgets as widgets

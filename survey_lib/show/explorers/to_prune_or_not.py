@@ -24,7 +24,7 @@ def path(numbers: dict[str, Any]) -> pd.DataFrame:
     trace, steps = numbers["trace"], numbers["steps"]
     at = [0, *trace["step"], steps]
     level = [0.0, *trace["sparsity"], trace["sparsity"][-1]]
-    return pd.DataFrame({"x": np.array(at) / steps, "y": level})
+    return pd.DataFrame({"x": np.round(np.array(at) / steps, 3), "y": level})
 
 
 def grid(recorded: Sequence[Record]) -> pd.DataFrame:
@@ -40,7 +40,6 @@ def grid(recorded: Sequence[Record]) -> pd.DataFrame:
             "window": WINDOWS[config["begin"], config["end"]],
             "accuracy": numbers["accuracy"],
             "bytes": numbers["bytes_bitmask"],
-            "readmitted": numbers["trace"]["readmitted"][-1],
         }
         rows += [shared | {"part": "schedule"} | p for p in path(numbers).to_dict("records")]
         for name, (size, kept) in numbers["layers"].items():
