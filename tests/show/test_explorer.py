@@ -97,9 +97,10 @@ def test_controls_are_labelled_and_step_over_the_recorded_values():
 
 
 def test_all_rows_are_there_without_javascript():
-    html = explorer(table_columns={"keep": "kept", "accuracy": "test accuracy"}).html()
+    made = explorer(table_columns={"keep": "kept", "accuracy": "test accuracy"})
+    html, once = made.html(), made.grid[["keep", "accuracy"]].drop_duplicates()
     details = re.search(r"<details.*</details>", html, flags=re.DOTALL)[0]
-    assert len(re.findall(r"<tr>", details)) == len(GRID) + 1
+    assert len(re.findall(r"<tr>", details)) == len(once) + 1 > 3
     assert "test accuracy" in details
     assert 'class="survey-controls" hidden' in html
 
