@@ -51,7 +51,7 @@ lint: $(STAMP)  ## ruff, pyright, import-linter, codespell, notebooks stripped
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 	$(BIN)/survey check --sources
 
 format: $(STAMP)  ## let ruff put things right
