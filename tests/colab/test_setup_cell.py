@@ -61,4 +61,7 @@ def test_a_failing_pip_is_one_sentence():
     said, calls = run_absent(cell(layout.slugs()[0]).source, fails=True)
     assert len(calls) == 1
     url = layout.repository_url()
-    assert said == [f"could not install the library from {url}: ERROR: no network"]
+    source = f"compression-survey @ git+{url}@"
+    assert len(said) == 1
+    assert said[0].startswith(f"could not install {source}")
+    assert said[0].endswith(": ERROR: no network")

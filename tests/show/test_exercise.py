@@ -39,8 +39,6 @@ def test_right_answers(answer, expected, tolerance):
         ({"a": 1}, {"b": 1}, 0),
         (float("nan"), 1.0, 10),
         (object(), 1.0, 0),
-        (None, 1.0, 0),
-        (..., None, 0),
         ("x", lambda x: x / 2, 0),
         (np.ones(2), lambda x: x > 0, 0),
     ],
@@ -50,6 +48,13 @@ def test_wrong_answers_get_a_hint_and_never_raise(answer, expected, tolerance):
     assert not made.correct
     assert str(made).startswith("✗")
     assert "count &lt;zeros&gt;" in made._repr_mimebundle_()["text/html"]
+
+
+@pytest.mark.parametrize("answer", [None, ...])
+def test_no_answer_yet_gives_nothing_away(answer):
+    made = check(answer, expected=answer, hint="count <zeros>")
+    assert not made.correct
+    assert str(made) == "✗ no answer yet"
 
 
 def test_tensors_with_gradients_are_answers_too():
