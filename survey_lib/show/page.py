@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from survey_lib import files
-from survey_lib.cards.card import PROFILES, Card, read_card
+from survey_lib.cards.card import PROFILES, Card, CardError, read_card, received
 from survey_lib.evidence.verdicts import SIGNS, Verdict
 from survey_lib.show import style
 from survey_lib.show.markup import (
@@ -131,8 +131,33 @@ def facts_panel(card: Card | None = None) -> Html:
     """The paper's facts, our scale beside the paper's, and the badges, on their own."""
     card = card or read_card(current_slug())
     return Html(
-        f'{LIVE_STYLE}<div class="survey survey-card">{_paper(card)}{_badges(card.slug)}</div>',
+        f'{LIVE_STYLE}<div class="survey survey-card">{_paper(card)}{_badges(card.slug)}'
+        f"{_card_text(card)}</div>",
         f"{card.title}. {', '.join(card.authors)}, {card.year}\n{card.scale}",
+    )
+
+
+def _card_text(card: Card) -> str:
+    """Gist, the card as received and what was corrected in it, folded."""
+    gist = "".join(
+        f"<p>{escape(' '.join(part.split()).replace('*', ''))}</p>"
+        for part in card.gist.split("\n\n")
+    )
+    fixed = "".join(f"<li>{escape(line)}</li>" for line in card.corrections)
+    try:
+        text = received(card.slug)
+    except CardError:
+        text = ""  # a paper added later was never received as a card
+    folded = (
+        f'<details class="survey-received"><summary>The card as received, and '
+        f"what was corrected in it: {len(card.corrections) or 'nothing'}</summary><pre>{escape(text)}</pre>"
+        f"<ul>{fixed}</ul></details>"
+        if text
+        else ""
+    )
+    return (
+        f'<details class="survey-gist"><summary>The paper in a minute</summary>{gist}</details>'
+        + folded
     )
 
 
@@ -172,7 +197,7 @@ def _paper(card: Card) -> str:
         links.append(link(f"https://doi.org/{card.doi}", "DOI"))
     if card.code:
         licence = f" ({escape(card.code_licence)})" if card.code_licence else ""
-        links.append(link(card.code, "authors’ code") + licence)
+        links.append(link(card.code, "code") + licence)
     tags = "".join(f"<li>{escape(tag)}</li>" for tag in card.tags)
     return (
         '<div class="survey-paper">'

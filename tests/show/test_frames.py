@@ -75,3 +75,15 @@ def test_the_chapters_explorer_inlines_its_grid():
     assert set(drawn.accuracy) == set(made.grid.accuracy)
     names = {p["name"] for p in made.spec()["params"]}
     assert {"c_keep", "c_exponent", "c_window"} <= names
+
+
+def test_the_facts_hold_the_card_as_received_and_its_corrections():
+    from survey_lib.cards.card import read_card, received
+
+    card = read_card("to_prune_or_not")
+    html = page.facts_panel(card).html
+    assert "The card as received" in html
+    assert len(received("to_prune_or_not")) > 100
+    for sentence in card.corrections:
+        assert page.escape(sentence) in html
+    assert page.escape(card.gist.split("\n\n")[0].split("\n")[0]) in html
