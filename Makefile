@@ -10,7 +10,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 PROFILE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test test-site test-colab test-slow serve lint format bench lock clean study
+.PHONY: help install book test test-site test-lab test-colab test-slow serve lint format bench lock clean study
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,7 +34,10 @@ test: $(STAMP)  ## library, oracles, runner, one chapter through the whole line
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not site and not colab"
 
 test-site: $(STAMP)  ## browser tests of the built site (after make book; needs chromium)
-	$(BIN)/python -m pytest -q -m site
+	$(BIN)/python -m pytest -q -m site tests/site
+
+test-lab: $(STAMP)  ## the chapter in a real JupyterLab, slider and all (needs chromium)
+	$(BIN)/python -m pytest -q -m site tests/lab
 
 test-colab: $(STAMP)  ## chapters with the versions Colab has, from this tree's wheel
 	$(BIN)/python -m pytest -q -s -m colab

@@ -352,6 +352,7 @@ def _papermill(
         "IPYTHONDIR": str(files.build_dir() / "ipython"),
         "SURVEY_BUILD": str(files.build_dir()),
         "SURVEY_PROFILE": profile,
+        "SURVEY_STATIC": "1",
         "SURVEY_JOBS": str(cores),
         "SURVEY_LOADED": str(loaded),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,7 +216,6 @@ class Explorer:
 
     def _build_widget(self) -> Any:
         import ipywidgets as widgets
-        from IPython.display import display
 
         inputs: dict[str, Any] = {}
         for control in self.controls:
@@ -237,9 +237,10 @@ class Explorer:
             return {field: box.value for field, box in inputs.items()}
 
         def show(thing: Any) -> None:
-            with output:
-                output.clear_output(wait=True)
-                display(thing)
+            # not `with output:`, which makes a headless client listen for the cell's messages
+            # and, now and then, miss the last one
+            output.outputs = ()
+            output.append_display_data(thing)
 
         def progress(done: int, total: int, words: str = "") -> None:
             bar.max, bar.value = max(1, int(total)), int(done)
@@ -279,6 +280,8 @@ class Explorer:
             "text/html": self.html(),
             "text/plain": f"Explorer {self.name}: {self.title}",
         }
+        if os.environ.get("SURVEY_STATIC"):  # a page is being made: no kernel will answer
+            return bundle
         model = getattr(self.widget(), "model_id", None)  # None outside a kernel on ipywidgets 7
         if model:
             bundle["application/vnd.jupyter.widget-view+json"] = {

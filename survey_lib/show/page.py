@@ -148,9 +148,10 @@ def _card_text(card: Card) -> str:
         text = received(card.slug)
     except CardError:
         text = ""  # a paper added later was never received as a card
+    count = len(card.corrections) or "nothing"
     folded = (
         f'<details class="survey-received"><summary>The card as received, and '
-        f"what was corrected in it: {len(card.corrections) or 'nothing'}</summary><pre>{escape(text)}</pre>"
+        f"what was corrected in it: {count}</summary><pre>{escape(text)}</pre>"
         f"<ul>{fixed}</ul></details>"
         if text
         else ""
