@@ -17,9 +17,9 @@ def _wide(base: int, width: float) -> int:
     return max(1, round(base * width))
 
 
-def _conv(inputs: int, outputs: int, stride: int, bn: bool, groups: int = 1) -> list[nn.Module]:
+def _conv(inputs: int, outputs: int, stride: int, bn: bool) -> list[nn.Module]:
     """3 × 3 convolution, batch norm (or a bias), ReLU."""
-    conv = nn.Conv2d(inputs, outputs, 3, stride, 1, groups=groups, bias=not bn)
+    conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=not bn)
     return [conv, *([nn.BatchNorm2d(outputs)] if bn else []), nn.ReLU()]
 
 
@@ -105,11 +105,11 @@ class VggSmall(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3 × 3 convolutions beside a shortcut (He et al. 2015), projection where shapes differ."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, groups: int = 1):
+    def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, groups=groups, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
@@ -123,8 +123,35 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
+class NextBlock(nn.Module):
+    """ResNeXt block (Xie et al. 2017): 1 × 1, grouped 3 × 3, 1 × 1, beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, groups: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, stride, 1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv3 = nn.Conv2d(outputs, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) → (N, outputs, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
 class ResNetSmall(nn.Module):
-    """A stride-2 stem and three stages of one basic block (16-32-64 × width)."""
+    """A stride-2 stem and three stages of one block (16-32-64 × width).
+
+    Basic blocks, or ResNeXt blocks whose 3 × 3 convolution has ``groups`` groups.
+    """
 
     def __init__(
         self,
@@ -143,7 +170,13 @@ class ResNetSmall(nn.Module):
         last = c[0]
         for i, outputs in enumerate(c):
             for j in range(blocks):
-                stages.append(BasicBlock(last, outputs, 2 if i and not j else 1, groups))
+                stride = 2 if i and not j else 1
+                block = (
+                    BasicBlock(last, outputs, stride)
+                    if groups == 1
+                    else NextBlock(last, outputs, stride, groups)
+                )
+                stages.append(block)
                 last = outputs
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -152,6 +185,125 @@ class ResNetSmall(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W)."""
         return self.classifier(torch.flatten(self.pool(self.stages(self.stem(x))), 1))
+
+
+class DenseLayer(nn.Module):
+    """BN-ReLU-conv 3 × 3, its output concatenated to its input (Huang et al. 2017).
+
+    With ``bottleneck`` b > 0 a 1 × 1 convolution to b × growth channels comes first (DenseNet-BC).
+    """
+
+    def __init__(self, inputs: int, growth: int, bottleneck: int):
+        super().__init__()
+        middle = bottleneck * growth
+        self.reduce: nn.Module = nn.Identity()
+        if bottleneck:
+            self.reduce = nn.Sequential(
+                nn.BatchNorm2d(inputs), nn.ReLU(), nn.Conv2d(inputs, middle, 1, bias=False)
+            )
+        self.norm = nn.BatchNorm2d(middle or inputs)
+        self.conv = nn.Conv2d(middle or inputs, growth, 3, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) → (N, inputs + growth, H, W)."""
+        return torch.cat([x, self.conv(F.relu(self.norm(self.reduce(x))))], 1)
+
+
+class DenseNetSmall(nn.Module):
+    """A stride-2 stem and two dense blocks of five layers (growth 12 × width) around a transition.
+
+    The transition halves channels (1 × 1 convolution) and resolution (average pooling).
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        size: int = 28,
+        classes: int = 10,
+        width: float = 1.0,
+        layers: int = 5,
+        bottleneck: int = 0,
+    ):
+        super().__init__()
+        del size  # global average pooling takes any size
+        growth = _wide(12, width)
+        last = 2 * growth
+        self.stem = nn.Conv2d(channels, last, 3, 2, 1, bias=False)
+        blocks: list[nn.Module] = []
+        for i in range(2):
+            if i:
+                blocks += [
+                    nn.BatchNorm2d(last), nn.ReLU(), nn.Conv2d(last, last // 2, 1, bias=False),
+                    nn.AvgPool2d(2),
+                ]  # fmt: skip
+                last //= 2
+            for _ in range(layers):
+                blocks.append(DenseLayer(last, growth, bottleneck))
+                last += growth
+        self.blocks = nn.Sequential(*blocks, nn.BatchNorm2d(last), nn.ReLU())
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(last, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W)."""
+        return self.classifier(torch.flatten(self.pool(self.blocks(self.stem(x))), 1))
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block (Sandler et al. 2018): widen 1 × 1, depthwise 3 × 3, narrow 1 × 1."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int):
+        super().__init__()
+        middle = expansion * inputs
+        self.layers = nn.Sequential(
+            nn.Conv2d(inputs, middle, 1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU6(),
+            nn.Conv2d(middle, middle, 3, stride, 1, groups=middle, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU6(),
+            nn.Conv2d(middle, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) → (N, outputs, H / stride, W / stride)."""
+        y = self.layers(x)
+        return x + y if self.residual else y
+
+
+class MobileNetSmall(nn.Module):
+    """A stride-2 stem and five inverted residuals (16-24-24-40-40 × width), depthwise inside."""
+
+    def __init__(
+        self,
+        channels: int = 1,
+        size: int = 28,
+        classes: int = 10,
+        width: float = 1.0,
+        expansion: int = 3,
+    ):
+        super().__init__()
+        del size  # global average pooling takes any size
+        last = _wide(16, width)
+        self.stem = nn.Sequential(*_conv(channels, last, 2, bn=True))
+        blocks = []
+        for base, stride in ((16, 1), (24, 2), (24, 1), (40, 2), (40, 1)):
+            blocks.append(InvertedResidual(last, _wide(base, width), stride, expansion))
+            last = _wide(base, width)
+        self.blocks = nn.Sequential(*blocks)
+        head = _wide(96, width)
+        self.head = nn.Sequential(
+            nn.Conv2d(last, head, 1, bias=False), nn.BatchNorm2d(head), nn.ReLU6()
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(head, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W)."""
+        h = self.head(self.blocks(self.stem(x)))
+        return self.classifier(torch.flatten(self.pool(h), 1))
 
 
 class Attention(nn.Module):
@@ -228,6 +380,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn_small": CnnSmall,
     "vgg_small": VggSmall,
     "resnet_small": ResNetSmall,
+    "densenet_small": DenseNetSmall,
+    "mobilenet_small": MobileNetSmall,
     "char_gpt": CharGpt,
 }
 

@@ -84,6 +84,8 @@ DEFAULTS: dict[str, tuple[Callable[[], Splits], str, Training]] = {
     "cnn_small": (fashion_mnist, "accuracy", Training(epochs=8, lr=0.1)),
     "vgg_small": (fashion_mnist, "accuracy", Training(epochs=8, lr=0.1)),
     "resnet_small": (fashion_mnist, "accuracy", Training(epochs=8, lr=0.1)),
+    "densenet_small": (fashion_mnist, "accuracy", Training(epochs=8, lr=0.1)),
+    "mobilenet_small": (fashion_mnist, "accuracy", Training(epochs=8, lr=0.1)),
     "char_gpt": (
         shakespeare,
         "perplexity",
