@@ -1,0 +1,131 @@
+"""Groups of channels as data: which units a net has, where they lie, what they cost.
+
+:func:`survey_lib.mechanics.graph.trace_groups` finds them.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class GraphError(ValueError):
+    """A net that cannot be followed; names the operator, the module's path and the remedy."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where a group's units lie on one axis of one tensor."""
+
+    module: str
+    """Path of the module, ``""`` for the net itself."""
+    tensor: str
+    """Name of its parameter or buffer."""
+    axis: int
+    role: str
+    """``out`` (makes the channel), ``in`` (reads it), ``through`` (carries it along)."""
+    positions: np.ndarray
+    """(units, positions of each unit): more than one after flattening or in grouped layers."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Units that live in the same layers; each can be removed alone, all its channels at once."""
+
+    name: str
+    """Path of the layer that makes the channels first."""
+    size: int
+    """Number of units."""
+    slices: tuple[Slice, ...]
+    ties: tuple[str, ...] = ()
+    """What ties the layers, e.g. ``residual: layer1.0 add``."""
+    protected: str = ""
+    """Why nothing may be removed here; empty where units can go."""
+    counts: tuple[tuple[str, str, int], ...] = ()
+    """Attributes that count units: (module, attribute, number a unit adds), e.g. heads."""
+
+    @property
+    def producers(self) -> tuple[Slice, ...]:
+        """Weights whose rows make the channels."""
+        return tuple(s for s in self.slices if s.role == "out" and s.tensor == "weight")
+
+    @property
+    def consumers(self) -> tuple[Slice, ...]:
+        """Weights that read the channels."""
+        return tuple(s for s in self.slices if s.role == "in")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of coupling, sorted; ``plain`` for one layer feeding others."""
+        return tuple(sorted({t.partition(":")[0] for t in self.ties})) or ("plain",)
+
+    def __repr__(self) -> str:
+        def paths(role: str) -> str:
+            found = dict.fromkeys(s.module for s in self.slices if s.role == role)
+            return ", ".join(found) or "–"
+
+        lines = [
+            f"{self.name}: {self.size} units, {' + '.join(self.kinds)}",
+            f"  made by {paths('out')}",
+            f"  carried by {paths('through')}",
+            f"  read by {paths('in')}",
+            *(f"  {tie}" for tie in self.ties),
+        ]
+        if self.protected:
+            lines.append(f"  protected: {self.protected}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer: its MACs per image are ``positions × weight.numel()``."""
+
+    module: str
+    positions: int
+    """Output positions per image (H × W, tokens), summed over calls."""
+    rows: int
+    """Axis of ``weight`` that counts output channels."""
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """All groups of a net, and what its sizes follow from."""
+
+    groups: tuple[ChannelGroup, ...]
+    layers: tuple[Layer, ...]
+    shapes: dict[tuple[str, str], tuple[int, ...]] = field(repr=False)
+    """Shape of each parameter by (module, name); a tensor shared by modules counts once."""
+    model: str = ""
+    unit_macs: dict[str, int] = field(default_factory=dict)
+    """MACs per image that a unit costs outside the layers, by group (products in attention)."""
+    other_macs: int = 0
+    """MACs per image outside the layers that no unit changes."""
+
+    def __getitem__(self, name: str) -> ChannelGroup:
+        for group in self.groups:
+            if group.name == name:
+                return group
+        some = ", ".join(g.name for g in self.groups[:8])
+        raise KeyError(f"{self.model}: no channel group {name!r}; there are: {some}, …")
+
+    @property
+    def prunable(self) -> tuple[ChannelGroup, ...]:
+        """Groups whose units can be removed."""
+        return tuple(g for g in self.groups if not g.protected)
+
+    def __repr__(self) -> str:
+        units = sum(g.size for g in self.prunable)
+        head = f"{self.model}: {len(self.prunable)} prunable groups of {units} units"
+        return "\n".join([head, *map(repr, self.groups)])
+
+
+def parameter_shapes(model: nn.Module) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Shape of each parameter by (module, name), shared ones once."""
+    return {
+        tuple(name.rpartition(".")[::2]): tuple(p.shape)  # type: ignore[misc]
+        for name, p in model.named_parameters()
+    }
