@@ -26,6 +26,7 @@ from survey_lib.mechanics.groups import (
     Layer,
     Slice,
     parameter_shapes,
+    repeated_parameters,
 )
 from survey_lib.mechanics.modes import evaluating
 from survey_lib.tasks.models import Attention, Block
@@ -52,8 +53,9 @@ def declared_groups(model: nn.Module, example: Tensor) -> ChannelGraph | None:
         return None
     layers, unit_macs, other = _costs(model, example)
     return ChannelGraph(
-        tuple(groups), layers, parameter_shapes(model), type(model).__name__, unit_macs, other
-    )
+        tuple(groups), layers, parameter_shapes(model), repeated_parameters(model),
+        type(model).__name__, unit_macs, other,
+    )  # fmt: skip
 
 
 def _neurons(

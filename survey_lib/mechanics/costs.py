@@ -43,6 +43,8 @@ class Costs:
         factors, lengths, takes = [], [], []
         for key, shape in graph.shapes.items():
             axes = gone.get(key, {})
+            if metric == "params" and key in graph.repeated:
+                continue
             if metric == "params":
                 factor, axes_used = 1, axes
             elif key[1] == "weight" and key[0] in positions:

@@ -35,6 +35,7 @@ from survey_lib.mechanics.groups import (
     Layer,
     Slice,
     parameter_shapes,
+    repeated_parameters,
 )
 from survey_lib.mechanics.modes import evaluating
 
@@ -156,14 +157,15 @@ class _Walk(fx.Interpreter):
 
     def __init__(self, model: nn.Module, graph: fx.Graph):
         super().__init__(model, graph=graph)
+        self.extra_traceback = False  # our errors are one sentence
         self.model = model
         self.labels: dict[fx.Node, Any] = {}
         self.n_labels = 0
         self.touched: set[tuple[str, str]] = set()
         # (module, tensor, axis) → role and labels along the axis
         self.slices: dict[tuple[str, str, int], tuple[str, np.ndarray]] = {}
-        # a tensor that two modules share has the labels of the first
-        self.owner: dict[int, tuple[str, str]] = {}
+        # (tensor, axis) → where it was met first, for a tensor that two modules share
+        self.owner: dict[tuple[int, int], tuple[str, str, int]] = {}
         self.edges: list[tuple[np.ndarray, np.ndarray, str]] = []
         self.pins: list[tuple[np.ndarray, str]] = []
         self.layers: dict[str, tuple[int, int]] = {}  # module → (positions, axis of rows)
@@ -191,13 +193,15 @@ class _Walk(fx.Interpreter):
             self.pins.append((ids[ids != NOTHING], why))
 
     def carry(self, path: str, tensor: str, axis: int, role: str, ids: np.ndarray) -> np.ndarray:
-        """Note that an axis carries labels; a module called twice has its labels joined."""
+        """Note that an axis carries labels; those of a tensor that serves twice are joined."""
         self.touched.add((path, tensor))
-        shared = id(getattr(self.model.get_submodule(path), tensor))
-        path, tensor = self.owner.setdefault(shared, (path, tensor))
         known = self.slices.setdefault((path, tensor, axis), (role, ids))[1]
-        if known is not ids:
-            self.tie(known, ids, f"shared: {path} serves more than once")
+        first = self.owner.setdefault(
+            (id(getattr(self.model.get_submodule(path), tensor)), axis), (path, tensor, axis)
+        )
+        for other in (known, self.slices[first][1]):
+            if other is not ids:
+                self.tie(other, ids, f"shared: {path} serves more than once")
         return known
 
     def where(self) -> str:
@@ -507,7 +511,7 @@ class _Walk(fx.Interpreter):
         before = self.input(n)
         view = [1] * before.ndim
         view[x.axis] = -1
-        spread = torch.from_numpy(x.ids).view(view).expand(before.shape)
+        spread = torch.from_numpy(x.ids).view(view).expand(before.shape).contiguous()
         moved = act(spread).numpy()
         varies = [
             d
@@ -582,9 +586,11 @@ class _Walk(fx.Interpreter):
             for unit in np.unique(unit_of[ids]):
                 pinned.setdefault(unit, why)
         groups = _groups(self.slices, unit_of, ties, pinned)
-        shapes = parameter_shapes(self.model)
         layers = tuple(Layer(p, n, axis) for p, (n, axis) in self.layers.items())
-        return ChannelGraph(groups, layers, shapes, type(self.model).__name__)
+        return ChannelGraph(
+            groups, layers, parameter_shapes(self.model), repeated_parameters(self.model),
+            type(self.model).__name__,
+        )  # fmt: skip
 
 
 def _groups(

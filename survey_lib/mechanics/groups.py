@@ -98,7 +98,9 @@ class ChannelGraph:
     groups: tuple[ChannelGroup, ...]
     layers: tuple[Layer, ...]
     shapes: dict[tuple[str, str], tuple[int, ...]] = field(repr=False)
-    """Shape of each parameter by (module, name); a tensor shared by modules counts once."""
+    """Shape of each parameter by (module, name)."""
+    repeated: frozenset[tuple[str, str]] = field(repr=False)
+    """Parameters that another module holds too; they count once."""
     model: str = ""
     unit_macs: dict[str, int] = field(default_factory=dict)
     """MACs per image that a unit costs outside the layers, by group (products in attention)."""
@@ -124,8 +126,21 @@ class ChannelGraph:
 
 
 def parameter_shapes(model: nn.Module) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Shape of each parameter by (module, name), shared ones once."""
+    """Shape of each parameter by (module, name), in every module that has it."""
     return {
-        tuple(name.rpartition(".")[::2]): tuple(p.shape)  # type: ignore[misc]
-        for name, p in model.named_parameters()
+        (path, name): tuple(p.shape)
+        for path, module in model.named_modules()
+        for name, p in module.named_parameters(recurse=False)
     }
+
+
+def repeated_parameters(model: nn.Module) -> frozenset[tuple[str, str]]:
+    """Parameters that an earlier module holds too."""
+    seen: set[int] = set()
+    repeated = set()
+    for path, module in model.named_modules():
+        for name, p in module.named_parameters(recurse=False):
+            if id(p) in seen:
+                repeated.add((path, name))
+            seen.add(id(p))
+    return frozenset(repeated)

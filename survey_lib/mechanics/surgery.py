@@ -111,7 +111,8 @@ def apply_recipe(
             module = small.get_submodule(path)
             setattr(module, attribute, getattr(module, attribute) - each * len(units))
     for path, shift in constants.items():
-        _add_bias(small.get_submodule(path), shift)
+        rows = keep.get((path, "weight"), {}).get(0)
+        _add_bias(small.get_submodule(path), shift if rows is None else shift[rows])
     return small
 
 

@@ -1,0 +1,165 @@
+r"""Statistics of channels from one pass over data: activations, gate gradients, Fisher.
+
+Everything is measured where channels are read (see :mod:`survey_lib.mechanics.gates`). Curvature of
+single weights is in :mod:`survey_lib.mechanics.curvature`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from survey_lib.mechanics.gates import GateGradients, channel_axis, readers
+from survey_lib.mechanics.groups import ChannelGraph
+from survey_lib.mechanics.modes import evaluating
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What a group's channels carry, over all examples and positions, averaged over readers."""
+
+    mean: Tensor
+    """(units,)"""
+    mean_abs: Tensor
+    """(units,)"""
+    apoz: Tensor
+    """(units,) average percentage of zeros (Hu et al. 2016), as a share in [0, 1]."""
+    map: Tensor
+    """(units, positions) mean over examples at each position, as the first reader sees it."""
+
+    def attention(self, p: float = 1.0) -> Tensor:
+        r"""(units,) mean over positions of (mean over examples)\ :sup:`p` (Zhao et al. 2023)."""
+        return self.map.pow(p).mean(1)
+
+
+@torch.no_grad()
+def activations(
+    model: nn.Module, graph: ChannelGraph, inputs: Iterable[Tensor]
+) -> dict[str, Activations]:
+    """Activation statistics by group, in eval mode, from one forward pass over ``inputs``.
+
+    Raises:
+        ValueError: no inputs.
+    """
+    sums: dict[str, dict[str, Tensor]] = {}  # reader → statistic → sums over examples
+    count: dict[str, int] = {}  # reader → examples it has seen, once for each call
+
+    def watch(path: str):
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            # (N, C, positions) with all other axes as positions
+            x = args[0].movedim(channel_axis(module, args[0]), 1)
+            x = x.reshape(*x.shape[:2], -1).double()
+            new = {"map": x.sum(0), "abs": x.abs().sum(0), "zeros": (x == 0).double().sum(0)}
+            old = sums.setdefault(path, {})
+            count[path] = count.get(path, 0) + len(x)
+            for key, value in new.items():
+                old[key] = old[key] + value if key in old else value
+
+        return hook
+
+    of = readers(graph)
+    handles = [model.get_submodule(p).register_forward_pre_hook(watch(p)) for p in of]
+    try:
+        with evaluating(model):
+            for x in inputs:
+                model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not count:
+        raise ValueError("activations: no inputs were given")
+    parts: dict[str, list[dict[str, Tensor]]] = {}
+    for path, groups in of.items():
+        for name, at in groups:
+            # each unit's positions on the axis join its positions in space
+            rows = {
+                k: v.index_select(0, at.flatten().to(v.device)).reshape(len(at), -1) / count[path]
+                for k, v in sums[path].items()
+            }
+            parts.setdefault(name, []).append(rows)
+
+    def mean(rows: list[dict[str, Tensor]], key: str) -> Tensor:
+        return torch.stack([r[key].mean(1) for r in rows]).mean(0)
+
+    return {
+        name: Activations(mean(r, "map"), mean(r, "abs"), mean(r, "zeros"), r[0]["map"])
+        for name, r in parts.items()
+    }
+
+
+def gate_gradients(
+    model: nn.Module, graph: ChannelGraph, loss: Loss, x: Tensor, y: Tensor
+) -> GateGradients:
+    """One forward and backward pass in eval mode; the examples' own gradients of ``loss``.
+
+    Args:
+        model: its parameters' ``.grad`` is left as it was.
+        graph: its groups.
+        loss: mean over the batch, as :meth:`survey_lib.tasks.task.Task.loss`.
+        x: inputs (N, …).
+        y: targets (N, …).
+    """
+    with evaluating(model), torch.enable_grad(), GateGradients(model, graph) as gates:
+        value = loss(model(x), y)
+        # a weight of the net makes every layer's input require a gradient; it is not accumulated
+        torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad],
+                            allow_unused=True)  # fmt: skip
+    for path in gates.seen:
+        gates.seen[path] = gates.seen[path] * len(x)  # a mean over N divides by N
+    return gates
+
+
+def fisher(
+    model: nn.Module, graph: ChannelGraph, loss: Loss, batches: Batches, *, coupled: bool = True
+) -> dict[str, Tensor]:
+    r"""Fisher scores of all units: :math:`\Delta_u = \frac{1}{2N} \sum_n g_{nu}^2`.
+
+    Coupled: the readers' gradients are summed before squaring (Liu et al. 2021, equation 4).
+    Single: each reader's score on its own, then summed (Theis et al. 2018, applied to each layer).
+    For groups with one reader both are the same.
+
+    Returns:
+        (units,) by group, float64.
+
+    Raises:
+        ValueError: no batches.
+    """
+    total: dict[str, Tensor] = {}
+    n = 0
+    for x, y in batches:
+        gates = gate_gradients(model, graph, loss, x, y)
+        if coupled:
+            new = {k: g.double().square().sum(0) for k, g in gates.coupled().items()}
+        else:
+            new = {
+                k: torch.stack([g.double().square().sum(0) for g in parts.values()]).sum(0)
+                for k, parts in gates.single().items()
+            }
+        total = {k: total[k] + v if k in total else v for k, v in new.items()}
+        n += len(x)
+    if not n:
+        raise ValueError("fisher: no batches were given")
+    return {k: v / (2 * n) for k, v in total.items()}
+
+
+def taylor(
+    model: nn.Module, graph: ChannelGraph, loss: Loss, batches: Batches
+) -> dict[str, Tensor]:
+    r"""First-order scores :math:`\frac1N \sum_n |g_{nu}|` (Molchanov et al. 2017).
+
+    Raises:
+        ValueError: no batches.
+    """
+    total: dict[str, Tensor] = {}
+    n = 0
+    for x, y in batches:
+        for k, g in gate_gradients(model, graph, loss, x, y).coupled().items():
+            total[k] = total.get(k, 0) + g.double().abs().sum(0)
+        n += len(x)
+    if not n:
+        raise ValueError("taylor: no batches were given")
+    return {k: v / n for k, v in total.items()}
