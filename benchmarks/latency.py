@@ -73,8 +73,8 @@ def channels() -> list[dict]:
         if built:
             if macs["pruned"] != macs["built"]:
                 raise SystemExit(f"{case}: the twins differ: {macs}")
-            row = line("same widths", case, times, ("built", "pruned"), WITHIN, **shared)
-            rows.append(row)
+            pair = {name: times[name] for name in ("pruned", "built")}
+            rows.append(line("same widths", case, pair, ("built", "pruned"), WITHIN, **shared))
         rows.append(_speed_up("half the channels", case, times, macs, shared))
     return rows
 
@@ -101,7 +101,8 @@ def weights() -> list[dict]:
 
 
 def _speed_up(row: str, case: str, times: dict, macs: dict, shared: dict) -> dict:
-    found = line(row, case, times, ("dense", "pruned"), None, **shared)
+    sides = {name: times[name] for name in ("dense", "pruned")}
+    found = line(row, case, sides, ("dense", "pruned"), None, **shared)
     mac_ratio = macs["dense"] / macs["pruned"]
     efficiency = found["ratio"] / mac_ratio
     return found | {"mac_ratio": round(mac_ratio, 4), "efficiency": round(efficiency, 4)}

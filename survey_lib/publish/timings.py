@@ -73,13 +73,15 @@ def reached(row: Mapping[str, Any]) -> str:
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Tables of all rows, and what they were measured on."""
     unknown = {row["row"] for row in rows} - set(WORDS)
-    order = [*WORDS, *sorted(unknown)]
     parts = []
-    for name in order:
+    for name in [*WORDS, *sorted(unknown)]:
         # a row may be told in several ratios, each a table of its own
-        for ratio_is in dict.fromkeys(r["ratio_is"] for r in rows if r["row"] == name):
+        ratios = dict.fromkeys(r["ratio_is"] for r in rows if r["row"] == name)
+        title = WORDS.get(name, name)
+        parts += [f"## {title}"] if ratios else []
+        for ratio_is in ratios:
             found = [r for r in rows if (r["row"], r["ratio_is"]) == (name, ratio_is)]
-            parts.append(_table(WORDS.get(name, name), ratio_is, found))
+            parts.append(_table(title, ratio_is, found))
     return "\n\n".join([*parts, "## Measured on\n\n" + _machines(rows)]) + "\n"
 
 
@@ -89,23 +91,25 @@ def _table(title: str, ratio_is: str, rows: Sequence[Mapping[str, Any]]) -> str:
     lines, decimals = [], {}
     for row in rows:
         line: dict[tuple[str, str], Any] = {("Net and input", ""): row["case"]}
-        for side, ms in row["ms"].items():
-            line |= {(f"{side}, ms", "min"): ms["min"], (f"{side}, ms", "median"): ms["median"]}
+        if row["target"] is not None:
+            line |= {("Target", ""): _region(row["target"]), ("Reached", ""): reached(row)}
+        if any(r.get("noisy") for r in rows):
+            line[("Noisy", "")] = "noisy" if row.get("noisy") else "no"
         line[(ratio_is, "")] = row["ratio"]
         decimals[(ratio_is, "")] = 3 if row["target"] and row["target"][1] else 2
         for field, words in (("mac_ratio", "MAC ratio"), ("efficiency", "speed-up ÷ MAC ratio")):
             if field in row:
                 line[(words, "")] = row[field]
                 decimals[(words, "")] = 2
-        if row["target"] is not None:
-            line |= {("Target", ""): _region(row["target"]), ("Reached", ""): reached(row)}
-        line[("Noisy", "")] = "yes" if row.get("noisy") else "no"
+        for side, ms in row["ms"].items():
+            line |= {(side, "min"): ms["min"], (side, "median"): ms["median"]}
         lines.append(line)
     df = pd.DataFrame(lines)
     df.columns = pd.MultiIndex.from_tuples(df.columns)
     fine = {c: 2 for c in df.columns if c[1] and df[c].max() >= 0.1}
-    shown = table(df, caption=f"{title}. One thread, sides in turns.", decimals=fine | decimals)
-    return f"## {title}\n\n{shown.html.removeprefix(LIVE_STYLE)}"
+    caption = f"{title}. Times in milliseconds on one thread, the sides in turns."
+    shown = table(df, caption=caption, decimals=fine | decimals)
+    return shown.html.removeprefix(LIVE_STYLE)
 
 
 def _region(target: Sequence[float | None]) -> str:
