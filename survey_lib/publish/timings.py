@@ -115,8 +115,8 @@ def _table(title: str, ratio_is: str, rows: Sequence[Mapping[str, Any]]) -> str:
 def _region(target: Sequence[float | None]) -> str:
     low, high = target
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
-    return f"{low:g} or more" if low is not None else f"{high:g} or less"
+        return f"{low:g}–{high:g}"
+    return f"≥ {low:g}" if low is not None else f"≤ {high:g}"
 
 
 def _machines(rows: Sequence[Mapping[str, Any]]) -> str:

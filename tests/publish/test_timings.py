@@ -53,7 +53,7 @@ def test_a_target_is_a_region(ratio, target, word):
 def test_the_page_shows_both_sides_the_target_and_the_machine(folder):
     page = timings.fill(f"# Title\n\n{timings.MARK}\n", folder)
     assert timings.MARK not in page
-    for words in ("30.00", "33.00", "10.00", "11.00", "2 or more", "✓ yes", "theirs ÷ ours"):
+    for words in ("30.00", "33.00", "10.00", "11.00", "≥ 2", "✓ yes", "theirs ÷ ours"):
         assert words in page
     assert "A fast one, 1 thread of 2 cores" in page
     assert "2026-01-02, commit abc" in page
