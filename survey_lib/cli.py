@@ -25,12 +25,17 @@ def _one_sentence():
     from survey_lib.cards.card import CardError
     from survey_lib.evidence.records import RecordError
     from survey_lib.experiments.runner import RunError
+    from survey_lib.mechanics.sparse import StorageError
     from survey_lib.publish.layout import PublishError
     from survey_lib.tasks.data import DataError
 
+    expected = (
+        CardError, RecordError, RunError, PublishError, DataError, StorageError, ValueError,
+        OSError,
+    )  # fmt: skip
     try:
         yield
-    except (CardError, RecordError, RunError, PublishError, DataError, ValueError, OSError) as why:
+    except expected as why:
         typer.secho(f"survey: {why}", fg="red", err=True)
         raise typer.Exit(1) from None
 
@@ -170,6 +175,43 @@ def train(
             dense.SHIPPED_SHA256.update(json.loads((path.parent / "sha256.json").read_text()))
             result = training.evaluate(dense.shipped_net(name), task.load_task(name))
             typer.echo(f"{path.name}: {path.stat().st_size:,} bytes, test {result}")
+
+
+@app.command()
+def prune(
+    model: Annotated[
+        str, typer.Option(help="torchvision:NAME, PATH.py:FUNCTION, or a model of the survey")
+    ],
+    data: Annotated[str, typer.Option(help="imagefolder:PATH with train/ and test/ in it")],
+    out: Annotated[Path, typer.Option(help="folder for the pruned net and the report")],
+    method: Annotated[str, typer.Option(help="fisher, taylor, l1, l2, thinet, …")] = "fisher",
+    keep: Annotated[
+        str, typer.Option(help="macs=, params= or activations= a fraction")
+    ] = "macs=0.5",
+    weights: Annotated[
+        Path | None, typer.Option(help="safetensors of the trained net; else it is trained here")
+    ] = None,
+    size: Annotated[int, typer.Option(help="pixels that images are resized to")] = 64,
+    train_epochs: Annotated[float, typer.Option(help="without --weights")] = 8.0,
+    tune_epochs: Annotated[float, typer.Option(help="after the removal")] = 4.0,
+    lr: Annotated[float, typer.Option(help="peak learning rate")] = 0.02,
+    batch: Annotated[int, typer.Option(help="images a step")] = 64,
+    seed: int = 0,
+) -> None:
+    """Prune a net of your own on your own images, and print what it saved and cost."""
+    from survey_lib.experiments import own_model
+    from survey_lib.mechanics.budget import Budget
+
+    with _one_sentence():
+        result = own_model.prune(
+            model, data, method, Budget.parse(keep), out, weights=weights, size=size,
+            train_epochs=train_epochs, tune_epochs=tune_epochs, lr=lr, batch=batch, seed=seed,
+            say=lambda line: typer.echo(line, err=True),
+        )  # fmt: skip
+    accuracy = " → ".join(f"{result.accuracy[k]:.4f}" for k in ("dense", "pruned"))
+    typer.echo(f"test accuracy {accuracy}\n")
+    typer.echo(str(result.comparison))
+    typer.echo(f"\nwritten: {out / 'recipe.json'}, weights.safetensors, report.json")
 
 
 @app.command()

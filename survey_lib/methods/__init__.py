@@ -10,3 +10,6 @@ BASELINES: dict[str, str] = {
     "magnitude": "survey_lib.methods.baselines",
 }
 """One-shot opponents of every method; ``baselines.Config(criterion=...)`` chooses."""
+
+CHANNEL_BASELINES = "survey_lib.methods.channel_baselines"
+"""One-shot opponents of every channel method; ``Config(criterion=...)`` chooses."""

@@ -1,0 +1,147 @@
+"""Prune a net of one's own: train or load it, compress, tune, measure, save.
+
+What ``survey prune`` does, as one function.
+"""
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from survey_lib import files
+from survey_lib.measure.compare import Comparison, compare
+from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.costs import Costs
+from survey_lib.mechanics.graph import trace_groups
+from survey_lib.mechanics.surgery import load_compressed, read_recipe, save_compressed
+from survey_lib.methods import METHODS, channel_baselines
+from survey_lib.methods.compressed import Compressed
+from survey_lib.tasks.data import image_folder
+from survey_lib.tasks.dense import seeded
+from survey_lib.tasks.own import constructor, load_weights, own_task
+from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import evaluate, fit
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What came out."""
+
+    compressed: Compressed
+    comparison: Comparison
+    """Dense and pruned net side by side."""
+    accuracy: dict[str, float]
+    """Test accuracy of ``dense`` and ``pruned`` (after tuning)."""
+    folder: Path
+
+
+def methods() -> dict[str, tuple[Callable[..., Compressed], Any]]:
+    """Name → (compress, default config) of everything that removes channels to a budget."""
+    found: dict[str, tuple[Callable[..., Compressed], Any]] = {
+        name: (channel_baselines.compress, channel_baselines.Config(name))
+        for name in channel_baselines.CRITERIA
+    }
+    for slug, module_name in METHODS.items():
+        module = importlib.import_module(module_name)
+        if module.KIND == "channels" and module.STEERS == "budget":
+            found[slug] = (module.compress, module.Config())
+    return found
+
+
+def prune(
+    spec: str,
+    data: str,
+    method: str,
+    budget: Budget,
+    out: Path,
+    *,
+    weights: Path | None = None,
+    size: int = 64,
+    train_epochs: float = 8.0,
+    tune_epochs: float = 4.0,
+    lr: float = 0.02,
+    batch: int = 64,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> Pruned:
+    """Prune one net on one folder of images and save the result in ``out``.
+
+    Args:
+        spec: the net, see :func:`survey_lib.tasks.own.constructor`.
+        data: ``imagefolder:PATH``.
+        method: a name of :func:`methods`.
+        budget: ``macs``, ``params`` or ``activations``.
+        out: folder for ``recipe.json``, ``weights.safetensors`` and ``report.json``.
+        weights: a safetensors file of the trained dense net; without it the net is trained here.
+        size: images are resized to so many pixels.
+        train_epochs: epochs of the dense net's training, where there are no weights.
+        tune_epochs: epochs of tuning.
+        lr: peak learning rate of both.
+        batch: images a step.
+        seed: of initialisation, data order and method.
+        say: receives one line of progress after each stage.
+
+    Raises:
+        ValueError: unknown model, method or kind of data, or a budget that cannot be met.
+        DataError: images or weights are missing or damaged.
+    """
+    known = methods()
+    if method not in known:
+        raise ValueError(f"no channel method {method!r}; use one of {', '.join(known)}")
+    kind, _, path = data.partition(":")
+    if kind != "imagefolder" or not path:
+        raise ValueError(f"cannot use data {data!r}; give imagefolder:PATH")
+    splits = image_folder(path, size=size)
+    training = Training(epochs=train_epochs, batch=batch, lr=lr)
+    task = own_task(spec, splits, training)
+    say(f"{len(task.train)} training, {len(task.val)} validation, {len(task.test)} test images")
+    dense = task.build(seeded(seed))
+    # before anything is trained: net and budget may be refused
+    graph = trace_groups(dense, task.example(1))
+    Costs(graph, budget.metric)
+    if weights:
+        load_weights(dense, weights).eval()
+    else:
+        fit(dense, task, generator=seeded(seed))
+        say(f"trained the dense net for {train_epochs:g} epochs, as no weights were given")
+    accuracy = {"dense": evaluate(dense, task)["accuracy"]}
+    say(f"dense: accuracy {accuracy['dense']:.4f}")
+    compress, config = known[method]
+    tuning: Task = task.with_training(epochs=tune_epochs)
+    result = compress(dense, tuning, budget, config, generator=seeded(seed, 1))
+    accuracy["pruned"] = evaluate(result.model, task)["accuracy"]
+    say(f"pruned by {method} in {result.seconds:.0f} s: accuracy {accuracy['pruned']:.4f}")
+    save_compressed(result.model, graph, result.recipe, out, constructor=spec)
+    comparison = compare(
+        {"dense": dense, "pruned": result.model}, task.example(min(8, len(task.test)))
+    )
+    report = {
+        "model": spec, "method": method, "budget": asdict(budget), "seed": seed,
+        "classes": list(splits.classes), "channels": splits.train.x.shape[1], "size": size,
+        "accuracy": accuracy, "rows": comparison.dicts(), "device": comparison.device_line,
+        "layers": result.table, "training": asdict(training), "tune_epochs": tune_epochs,
+        "weights": "given" if weights else "trained here",
+    }  # fmt: skip
+    files.write_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
+    return Pruned(result, comparison, accuracy, out)
+
+
+def load_pruned(folder: Path) -> nn.Module:
+    """The net that ``survey prune`` saved, rebuilt from its constructor.
+
+    Raises:
+        StorageError: a file is absent or damaged.
+        ValueError: the constructor can no longer be found.
+    """
+    import torch
+
+    about = read_recipe(folder)
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    shape = {"channels": report["channels"], "size": report["size"]}
+    dense = constructor(about["constructor"], **shape, classes=len(report["classes"]))()
+    example = torch.zeros(1, shape["channels"], shape["size"], shape["size"])
+    return load_compressed(folder, dense, example)

@@ -1,0 +1,126 @@
+"""`survey prune`: from a folder of images to a smaller net on disk."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from survey_lib.cli import app
+from survey_lib.experiments import own_model
+from survey_lib.mechanics.budget import Budget
+from survey_lib.tasks.dense import seeded
+
+NET = """
+from torch import nn
+def build(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(),
+                         nn.Conv2d(12, 16, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(16, num_classes))
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Two classes: red and blue noise."""
+    root = tmp_path_factory.mktemp("images")
+    g = torch.Generator().manual_seed(0)
+    for part, n in (("train", 30), ("test", 12)):
+        for channel, label in ((0, "red"), (2, "blue")):
+            folder = root / part / label
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = torch.randint(0, 120, (12, 12, 3), generator=g, dtype=torch.uint8)
+                pixels[..., channel] += 100
+                Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    (root / "net.py").write_text(NET)
+    return root
+
+
+def options(images):
+    return {"size": 12, "train_epochs": 3.0, "tune_epochs": 1.0, "lr": 0.05, "batch": 8,
+            "say": lambda _: None}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["fisher", "bn_scale", "random"])
+def test_the_saved_net_is_the_pruned_one(method, images, tmp_path):
+    spec = f"{images / 'net.py'}:build"
+    if method == "bn_scale":  # the second convolution has no batch norm
+        with pytest.raises(ValueError, match="no batch norm carries it"):
+            own_model.prune(spec, f"imagefolder:{images}", method, Budget("macs", 0.5), tmp_path,
+                            **options(images))  # fmt: skip
+        return
+    done = own_model.prune(spec, f"imagefolder:{images}", method, Budget("macs", 0.5), tmp_path,
+                           **options(images))  # fmt: skip
+    again = own_model.load_pruned(tmp_path)
+    x = torch.randn(4, 3, 12, 12, generator=seeded(0))
+    assert torch.equal(again(x), done.compressed.model.eval()(x))
+    dense, pruned = done.comparison.rows
+    assert pruned.macs <= 0.5 * dense.macs
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["accuracy"] == done.accuracy
+    assert report["rows"][1]["macs"] == pruned.macs
+    assert done.accuracy["dense"] > 0.9  # red and blue can be told apart
+
+
+def test_given_weights_are_used_and_nothing_is_trained(images, tmp_path):
+    spec = f"{images / 'net.py'}:build"
+    make = own_model.constructor(spec, channels=3, size=12, classes=2)
+    model = make()
+    with torch.no_grad():
+        model[7].weight.zero_()
+        model[7].bias.copy_(torch.tensor([1.0, 0.0]))  # always the first class
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    said = []
+    done = own_model.prune(
+        spec, f"imagefolder:{images}", "l1", Budget("params", 0.6), tmp_path / "out",
+        **options(images) | {"weights": tmp_path / "w.safetensors", "say": said.append},
+    )  # fmt: skip
+    assert done.accuracy["dense"] == 0.5
+    assert not any("trained the dense net" in line for line in said)
+
+
+def test_the_command_prints_before_and_after_and_a_latency_line(images, tmp_path):
+    words = [
+        "prune", "--model", f"{images / 'net.py'}:build", "--method", "fisher",
+        "--keep", "macs=0.5", "--data", f"imagefolder:{images}", "--out", str(tmp_path / "out"), "--size", "12",
+        "--train-epochs", "1", "--tune-epochs", "1",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    for word in ("test accuracy", "dense", "pruned", "MACs per image", "speed-up ÷ MAC ratio",
+                 "1 thread", "recipe.json"):  # fmt: skip
+        assert word in result.output
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "recipe.json", "weights.safetensors", "report.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--method": "magic"}, "no channel method 'magic'; use one of random"),
+        ({"--keep": "macs=0"}, "keep must lie in (0, 1]"),
+        ({"--keep": "macs=1.5"}, "keep must lie in (0, 1]"),
+        ({"--keep": "bits=0.5"}, "cannot be budgeted by 'bits'"),
+        ({"--keep": "macs=0.0001"}, "is out of reach"),
+        ({"--data": "cifar10"}, "cannot use data 'cifar10'; give imagefolder:PATH"),
+        ({"--data": "imagefolder:/nowhere"}, "no such folder"),
+        ({"--model": "resnet_large"}, "no model 'resnet_large'"),
+        ({"--weights": "/nowhere.safetensors"}, "no such file"),
+    ],
+)
+def test_a_bad_request_is_one_clear_sentence(changes, message, images, tmp_path):
+    words = {
+        "--model": f"{images / 'net.py'}:build", "--method": "l1", "--keep": "macs=0.5",
+        "--data": f"imagefolder:{images}", "--out": str(tmp_path / "out"), "--size": "12",
+        "--train-epochs": "0.2", "--tune-epochs": "0.2",
+    } | changes  # fmt: skip
+    result = CliRunner().invoke(app, ["prune", *(w for pair in words.items() for w in pair)])
+    assert result.exit_code == 1
+    last = result.output.strip().splitlines()[-1]
+    assert last.startswith("survey: ")
+    assert message in last
+    assert not (tmp_path / "out").exists()
