@@ -85,7 +85,8 @@ def test_given_weights_are_used_and_nothing_is_trained(images, tmp_path):
 def test_the_command_prints_before_and_after_and_a_latency_line(images, tmp_path):
     words = [
         "prune", "--model", f"{images / 'net.py'}:build", "--method", "fisher",
-        "--keep", "macs=0.5", "--data", f"imagefolder:{images}", "--out", str(tmp_path / "out"), "--size", "12",
+        "--keep", "macs=0.5", "--data", f"imagefolder:{images}",
+        "--out", str(tmp_path / "out"), "--size", "12",
         "--train-epochs", "1", "--tune-epochs", "1",
     ]  # fmt: skip
     result = CliRunner().invoke(app, words)
