@@ -11,6 +11,7 @@ A unit of a grouped convolution is one whole group of it, all inputs and all out
 al. (2021): then any set of units can go. Depthwise convolution is the case of one channel a group.
 """
 
+import copy
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,6 @@ from survey_lib.mechanics.groups import (
     parameter_shapes,
     repeated_parameters,
 )
-from survey_lib.mechanics.modes import evaluating
 
 NOTHING = -1  # label of a position that no unit of the net may claim, e.g. a channel of the input
 
@@ -89,12 +89,13 @@ WORD = {"mul": "scaled", "imul": "scaled", "multiply": "scaled", "div": "scaled"
 def trace_groups(model: nn.Module, example: Tensor) -> ChannelGraph:
     """Find every group of channels of ``model``, by one symbolic trace and one forward pass.
 
-    Blocks that don't trace (attention) are looked up in :mod:`survey_lib.mechanics.blocks`
-    instead: a net that has any is described by those declarations alone.
+    The pass runs on shapes alone, so its time does not grow with the image. Blocks that don't
+    trace (attention) are looked up in :mod:`survey_lib.mechanics.blocks` instead: a net that has
+    any is described by those declarations alone.
 
     Args:
         model: any net of the supported operators; left as it is.
-        example: an input (batch first); its first element is run in eval mode.
+        example: an input (batch first); only the shape and type of its first element matter.
 
     Raises:
         GraphError: control flow that depends on data, an operator that isn't known, or modules
@@ -103,12 +104,23 @@ def trace_groups(model: nn.Module, example: Tensor) -> ChannelGraph:
     declared = declared_groups(model, example)
     if declared is not None:
         return declared
-    graph = _symbolic(model)
-    with evaluating(model), torch.no_grad():
-        walk = _Walk(model, graph)
-        walk.run(example[:1])
-    _all_reached(model, walk)
+    skeleton = _without_contents(model)
+    graph = _symbolic(skeleton)
+    with torch.no_grad():
+        walk = _Walk(skeleton, graph)
+        walk.run(torch.empty_like(example[:1], device="meta"))
+    _all_reached(skeleton, walk)
     return walk.result()
+
+
+def _without_contents(model: nn.Module) -> nn.Module:
+    """A copy in eval mode whose tensors have shapes and nothing else (torch's meta device)."""
+    empty: dict[int, Any] = {}
+    for p in model.parameters():
+        empty[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
+    for b in model.buffers():
+        empty[id(b)] = torch.empty_like(b, device="meta")
+    return copy.deepcopy(model, empty).eval()
 
 
 class _Tracer(fx.Tracer):
@@ -126,8 +138,7 @@ class _Tracer(fx.Tracer):
 def _symbolic(model: nn.Module) -> fx.Graph:
     tracer = _Tracer()
     try:
-        with evaluating(model):
-            return tracer.trace(model)
+        return tracer.trace(model)
     except (TraceError, TypeError, RuntimeError, NameError, AttributeError, ValueError) as error:
         where = tracer.path or type(model).__name__
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -153,12 +164,13 @@ def _all_reached(model: nn.Module, walk: "_Walk") -> None:
 
 
 class _Walk(fx.Interpreter):
-    """Runs the trace on real tensors and carries labels beside them."""
+    """Runs the trace on tensors without contents and carries labels beside them."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph):
-        super().__init__(model, graph=graph)
+        super().__init__(model, graph=graph, garbage_collect_values=False)
         self.extra_traceback = False  # our errors are one sentence
         self.model = model
+        self.modules = dict(model.named_modules(remove_duplicate=False))
         self.labels: dict[fx.Node, Any] = {}
         self.n_labels = 0
         self.touched: set[tuple[str, str]] = set()
@@ -170,6 +182,17 @@ class _Walk(fx.Interpreter):
         self.pins: list[tuple[np.ndarray, str]] = []
         self.layers: dict[str, tuple[int, int]] = {}  # module → (positions, axis of rows)
         self.node: fx.Node | None = None
+
+    # Layers that keep the shape are not run; tensors that torch.fx kept as constants lose theirs.
+
+    def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        module = self.modules[str(target)]
+        same_shape = isinstance(module, (*ELEMENTWISE, *BATCH_NORM, nn.PReLU))
+        return args[0] if same_shape else module(*args, **kwargs)
+
+    def get_attr(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        value = self.fetch_attr(str(target))
+        return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
     # What the handlers below are made of.
 
@@ -197,7 +220,7 @@ class _Walk(fx.Interpreter):
         self.touched.add((path, tensor))
         known = self.slices.setdefault((path, tensor, axis), (role, ids))[1]
         first = self.owner.setdefault(
-            (id(getattr(self.model.get_submodule(path), tensor)), axis), (path, tensor, axis)
+            (id(getattr(self.modules[path], tensor)), axis), (path, tensor, axis)
         )
         for other in (known, self.slices[first][1]):
             if other is not ids:
@@ -248,8 +271,8 @@ class _Walk(fx.Interpreter):
 
     def on_call_module(self, n: fx.Node, result: Any) -> Any:
         path = str(n.target)
-        module = self.model.get_submodule(path)
-        self.touched |= {(path, name) for name, _ in module.named_parameters(recurse=False)}
+        module = self.modules[path]
+        self.touched |= {(path, name) for name, p in module._parameters.items() if p is not None}
         x = self.labels[n.args[0]] if n.args and isinstance(n.args[0], fx.Node) else None
         if isinstance(module, CONV):
             return self.conv(path, module, x, result)
@@ -603,7 +626,8 @@ def _groups(
     n_units = int(unit_of.max()) + 1 if len(unit_of) else 0
     words = np.random.default_rng(0)  # one random word for each axis: a unit's sum names its place
     place = np.zeros(n_units, np.uint64)
-    first = np.full(n_units, np.iinfo(np.int64).max)
+    nowhere = np.iinfo(np.int64).max
+    first = np.full(n_units, nowhere)
     units_on: dict[tuple[str, str, int], np.ndarray] = {}
     offset = 0
     for key, (_, ids) in slices.items():
@@ -614,16 +638,22 @@ def _groups(
         np.minimum.at(first, found, offset + np.flatnonzero(units >= 0))
         offset += len(units)
     # a protected unit never shares a group with a free one
-    members: dict[tuple[int, str], list[int]] = defaultdict(list)
-    for unit in np.argsort(first, kind="stable"):
-        if first[unit] < np.iinfo(np.int64).max:
-            members[(int(place[unit]), pinned.get(int(unit), ""))].append(int(unit))
+    reasons = {why: i for i, why in enumerate(dict.fromkeys(["", *pinned.values()]))}
+    reason = np.zeros(n_units, np.int64)
+    for unit, why in pinned.items():
+        reason[unit] = reasons[why]
+    known = np.argsort(first, kind="stable")[: int((first < nowhere).sum())]
+    keys = np.stack([place[known], reason[known].astype(np.uint64)])
+    _, start, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(start))[inverse.ravel()]  # groups in the order of their first unit
+    members = np.split(known[np.argsort(rank, kind="stable")], np.cumsum(np.bincount(rank))[:-1])
     index = np.full(n_units, -1)  # unit → its number within its group
     group_of = np.full(n_units, -1)
-    for g, units in enumerate(members.values()):
+    for g, units in enumerate(members):
         index[units] = np.arange(len(units))
         group_of[units] = g
-    sizes = [len(units) for units in members.values()]
+    why_of = list(reasons)
+    sizes = [len(units) for units in members]
     found_slices: list[list[Slice]] = [[] for _ in members]
     flattened: list[list[str]] = [[] for _ in members]
     beside: list[list[str]] = [[] for _ in members]
@@ -644,7 +674,8 @@ def _groups(
                 beside[g].append(module)
     names: dict[str, int] = defaultdict(int)
     groups = []
-    for g, ((_, why), units) in enumerate(members.items()):
+    for g, units in enumerate(members):
+        why = why_of[reason[units[0]]]
         base = next((s.module for s in found_slices[g] if s.role == "out"), "")
         base = base or found_slices[g][0].module
         names[base] += 1
