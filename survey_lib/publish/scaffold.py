@@ -164,6 +164,12 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
             found.append(
                 f"results/{profile}/{slug}.jsonl: {why}; survey run {slug} --profile {profile}"
             )
+    explorer = _read(package / "show" / "explorers" / f"{slug}.py")
+    if not explorer or explorer.startswith(f'"""{DRAFT}'):
+        found.append(
+            f"survey_lib/show/explorers/{slug}.py: let the reader move what is particular to this "
+            "paper, and say so in its first line"
+        )
     return found + _missing_in_notebook(slug, root)
 
 
@@ -413,6 +419,7 @@ def _new_files(root: Path, slug: str) -> dict[str, Path]:
         "received": root / "survey_lib" / "cards" / "received" / f"{slug}.md",
         "method": root / "survey_lib" / "methods" / f"{slug}.py",
         "experiment": root / "survey_lib" / "experiments" / f"{slug}.py",
+        "explorer": root / "survey_lib" / "show" / "explorers" / f"{slug}.py",
         "notebook": root / "notebooks" / f"{slug}.ipynb",
         "test_method": root / "tests" / "methods" / f"test_{slug}.py",
         "test_experiment": root / "tests" / "experiments" / f"test_{slug}.py",

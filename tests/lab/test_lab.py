@@ -1,6 +1,5 @@
 """A chapter in a real JupyterLab: run all cells, move a slider, press Run, see a result."""
 
-import re
 import shutil
 import time
 
@@ -11,8 +10,14 @@ from survey_lib.publish import layout
 
 pytestmark = pytest.mark.site
 
-CAP = 240
-"""Seconds a chapter may take here, in smoke."""
+CAP = 120
+"""Seconds a chapter may take here, in smoke, its workers' start included."""
+# What the open notebook knows of its code cells; prompts of folded cells are not on the page.
+STATE = """() => jupyterapp.shell.currentWidget.content.model.sharedModel.cells
+  .filter(cell => cell.cell_type === 'code' && cell.source.trim())
+  .map(cell => ({ran: cell.execution_count !== null, errors: cell.outputs
+    .filter(output => output.output_type === 'error')
+    .map(output => `${output.ename}: ${output.evalue}`)}))"""
 SMALL = """\
 import altair as alt
 import matplotlib.pyplot as plt
@@ -51,8 +56,6 @@ class Lab:
         self.page = page
         page.goto(f"{lab.address}/lab/tree/{name}?token={lab.token}&reset")
         page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
-        notebook = layout.read_notebook(lab.folder / name)
-        self.cells = sum(bool(source.strip()) for source in layout.code_sources(notebook))
         # a page without a kernel calls itself idle too
         page.wait_for_function(
             "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status"
@@ -68,22 +71,14 @@ class Lab:
         item.wait_for(timeout=10_000)
         item.click()
         end = time.monotonic() + seconds
-        while self.done() < self.cells:
-            assert self.errors() == []
-            assert time.monotonic() < end, f"{self.done()} of {self.cells} cells in {seconds} s"
+        while True:
+            cells = self.page.evaluate(STATE)
+            assert [error for cell in cells for error in cell["errors"]] == []
+            done = sum(cell["ran"] for cell in cells)
+            if done == len(cells) > 0:
+                return
+            assert time.monotonic() < end, f"{done} of {len(cells)} cells in {seconds} s"
             self.page.wait_for_timeout(250)
-        assert self.errors() == []
-
-    def done(self):
-        """Number of code cells that have finished: their prompts hold a number."""
-        prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
-        return sum(bool(re.search(r"\d", prompt)) for prompt in prompts)
-
-    def errors(self):
-        """Last lines of tracebacks on the page."""
-        shown = self.page.locator("[data-mime-type='application/vnd.jupyter.stderr']")
-        texts = [t for t in shown.all_inner_texts() if "Traceback" in t]
-        return [t.strip().splitlines()[-1] for t in texts]
 
     def explorer(self):
         """The output area that holds the controls."""
@@ -150,7 +145,6 @@ def test_a_slow_explorer_waits_for_its_button(lab, page):
 
 @pytest.mark.parametrize("slug", layout.slugs())
 def test_a_chapter_runs_and_its_explorer_computes(slug, lab, page, screens):
-    start = time.monotonic()
     shutil.copy(layout.source(slug), lab.folder / f"{slug}.ipynb")
     one = Lab(page.page, lab, f"{slug}.ipynb")
     try:
@@ -159,15 +153,15 @@ def test_a_chapter_runs_and_its_explorer_computes(slug, lab, page, screens):
         before, after = step(page.page, box, "End")
         assert before != after
         old = box.locator(".jp-OutputArea").last.inner_html()
-        box.get_by_role("button", name="Run", exact=True).click()
-        left = CAP - (time.monotonic() - start)
-        until(page.page, max(30, left), "the result", lambda: "Computed here" in box.inner_text())
+        run = box.get_by_role("button", name="Run", exact=True)
+        if run.count():  # a fast explorer answers to the step itself
+            run.click()
+        until(page.page, 60, "the result", lambda: "Computed here" in box.inner_text())
         assert "That did not work" not in box.inner_text()
         new = box.locator(".jp-OutputArea").last
-        assert new.inner_html() != old
+        until(page.page, 10, "a new output", lambda: new.inner_html() != old)
         assert new.locator("figure svg, table, img").count() >= 1
         new.evaluate("e => e.scrollIntoView({block: 'end'})")
     finally:
         page.page.screenshot(path=str(screens / f"lab-{slug}.png"))
-        page.page.screenshot(path=str(screens / "lab.png"))
     assert page.refused == []
