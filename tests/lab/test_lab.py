@@ -149,6 +149,8 @@ def test_a_chapter_runs_and_its_explorer_computes(slug, lab, page, screens):
     one = Lab(page.page, lab, f"{slug}.ipynb")
     try:
         one.run_all(CAP)
+        if slug in layout.NO_CARD:
+            return
         box = one.explorer()
         before, after = step(page.page, box, "End")
         assert before != after

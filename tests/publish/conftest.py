@@ -73,7 +73,7 @@ def text(source, *tags):
 
 
 def chapter(*cells):
-    """A source notebook that the checks accept: title, set-up, parameters, ``cells``, explorer and hero."""
+    """A source notebook that the checks accept, with ``cells`` between parameters and explorer."""
     given = [
         text("# A title"),
         code("'slot'", "hero-slot"),
