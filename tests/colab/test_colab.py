@@ -38,10 +38,16 @@ def chart(rows, chosen):
 
 
 print(ipywidgets.__version__)
-Explorer(
+one = Explorer(
     "small", controls=[Control("keep", "Share kept", (0.5, 0.1), 0.5)], grid=grid, chart=chart,
     live=lambda keep: keep, title="How small?", alt="A point.", caption="Move it.",
 )
+one
+"""
+MOVED = """\
+_, slider, bar, status, output = one.widget().children
+slider.value = 0.1
+print(output.outputs[0]["data"]["text/plain"], status.value)
 """
 
 
@@ -166,16 +172,16 @@ def test_a_chapter_runs_alone_in_an_empty_folder(slug, runs):
 
 
 @pytest.mark.parametrize("major", ["7", "8"])
-def test_an_explorer_shows_both_its_faces(major, colab, base, tmp_path):
+def test_an_explorer_shows_both_its_faces_and_answers(major, colab, base, tmp_path):
     over = environment.overlay(files.build_dir(), base[0]) if major == "8" else None
     folder = tmp_path / "empty"
     folder.mkdir()
     path = folder / "small.ipynb"
-    cells = [nbformat.v4.new_code_cell(SMALL), nbformat.v4.new_code_cell("import survey_lib\n"
-             "print(survey_lib.__file__)")]  # fmt: skip
+    sources = (SMALL, MOVED, "import survey_lib\nprint(survey_lib.__file__)")
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     notebook = execute(colab[0], path, tmp_path, over=over)
-    first, second = notebook.cells
+    first, moved, last = notebook.cells
     version = next(o.text for o in first.outputs if o.output_type == "stream")
     assert version.split(".")[0] == major
     if major == "7":
@@ -185,4 +191,5 @@ def test_an_explorer_shows_both_its_faces(major, colab, base, tmp_path):
     assert result[WIDGET]["model_id"]
     spec = result["text/html"].split('type="application/json"')[1].split(">", 1)[1]
     assert '"accuracy": 0.875' in json.dumps(json.loads(spec.split("</script>")[0]))
-    assert "site-packages" in second.outputs[0].text
+    assert moved.outputs[0].text.startswith("0.1 Computed here in")
+    assert "site-packages" in last.outputs[0].text
