@@ -196,7 +196,8 @@ def key_parts(slug: str, profile: str, loaded: Iterable[str] = ()) -> dict[str, 
         parts[_relative(path, root)] = closure.module_hash(path)
     own = [files.PACKAGE / "cards" / f"{slug}.md"]
     # the chapter prints its method's source, docstrings and comments included
-    own += [files.PACKAGE / "methods" / f"{slug}.py"]
+    method = files.method_file(slug)
+    own += [method] if method.name == f"{slug}.py" else sorted(method.parent.glob("*.py"))
     own += sorted(files.results_dir().glob(f"*/{slug}.jsonl"))
     if any(name.startswith("survey_lib.tasks") for name in modules):
         own += _data_files(files.PACKAGE / "tasks")

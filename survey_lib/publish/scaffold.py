@@ -144,12 +144,13 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
         return [f"survey_lib/cards/{slug}.md: there is no card; write it, or survey new {slug}"]
     text = card_file.read_text(encoding="utf-8")
     found = _missing_in_card(parse_card(text, card_file.name, slug), text, root)
-    method = _read(package / "methods" / f"{slug}.py")
+    method_file = files.method_file(slug, package)
+    method, name = _read(method_file), _name(method_file, root)
     if not method:
-        found.append(f"survey_lib/methods/{slug}.py: write the method, or survey new {slug}")
+        found.append(f"{name}: write the method, or survey new {slug}")
     elif re.search(r"^DRAFT\b", method, re.MULTILINE):
         found.append(
-            f"survey_lib/methods/{slug}.py: write Config and compress from the paper, then take "
+            f"{name}: write Config and compress from the paper, then take "
             "out DRAFT (and its mention in the experiment and the tests)"
         )
     if "tests.oracles" not in _read(tests / "methods" / f"test_{slug}.py"):

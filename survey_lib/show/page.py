@@ -226,7 +226,8 @@ def _badges(slug: str) -> str:
     if url.startswith("https://github.com/"):
         colab = url.replace("https://github.com/", "https://colab.research.google.com/github/")
         items.append(link(f"{colab}/blob/{branch}/notebooks/{slug}.ipynb", "Run on Colab"))
-    method = f"{url}/blob/{branch}/survey_lib/methods/{slug}.py"
+    path = files.method_file(slug).relative_to(files.PACKAGE).as_posix()
+    method = f"{url}/blob/{branch}/survey_lib/{path}"
     items.append(link(method, "Read the method’s code"))
     # the address inside the site is dead elsewhere, so the style sheet of the site unhides it
     download = link(f"../_sources/notebooks/{slug}.ipynb", "Download the notebook", download="")

@@ -10,7 +10,7 @@ from survey_lib.publish import layout
 
 pytestmark = pytest.mark.site
 
-CAP = 120
+CAP = 180
 """Seconds a chapter may take here, in smoke, its workers' start included."""
 # What the open notebook knows of its code cells; prompts of folded cells are not on the page.
 STATE = """() => jupyterapp.shell.currentWidget.content.model.sharedModel.cells

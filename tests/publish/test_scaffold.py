@@ -371,6 +371,17 @@ def test_what_is_missing_shrinks_as_the_chapter_grows(tree, survey):
     assert "0 claims" in fewer
 
 
+def test_a_method_may_be_a_folder_with_variants(tree, survey):
+    draft(tree, survey)
+    method = tree / "survey_lib/methods/tiny.py"
+    folder = method.with_suffix("")
+    folder.mkdir()
+    method.rename(folder / "method.py")
+    found = [f for f in scaffold.missing("tiny", tree) if "take out DRAFT" in f]
+    assert len(found) == 1
+    assert found[0].startswith("survey_lib/methods/tiny/method.py: write Config and compress")
+
+
 def test_a_finished_chapter_lacks_nothing():
     assert scaffold.missing("to_prune_or_not", ROOT) == []
     assert scaffold.missing("nothing", ROOT)[0].startswith("survey_lib/cards/nothing.md: there is")
@@ -411,6 +422,10 @@ def test_a_draft_is_tested_and_built(checkout):
         "tests/methods/test_tiny.py", "tests/experiments/test_tiny.py",
     )  # fmt: skip
     assert "4 passed, 3 xfailed" in tested.stdout, tested.stdout + tested.stderr
+    checked = run("-m", "survey_lib.cli", "check", "--sources")
+    assert checked.returncode == 0, checked.stderr
+    assert "draft: tiny lacks" in checked.stdout
+    assert "survey_lib/cards/tiny.md: 0 claims" in checked.stdout
     # the other chapters' pages say that they were not executed, which is no matter of the draft
     built = run("-m", "survey_lib.cli", "build", "--profile", "smoke", "--only", "tiny")
     page = build / "html" / "notebooks" / "tiny.html"
