@@ -126,13 +126,16 @@ def _draw(fig: MplFigure, salt: str) -> tuple[str, bytes]:
 
 def _stack(fig: MplFigure) -> bool:
     """Put panels that stand side by side one above the other; False where there are none."""
-    specs = [ax.get_subplotspec() for ax in fig.axes]
-    grids = {id(spec.get_gridspec()) for spec in specs if spec is not None}
-    if len(specs) < 2 or None in specs or len(grids) != 1 or specs[0].get_gridspec().nrows > 1:
+    specs = [spec for ax in fig.axes if (spec := ax.get_subplotspec()) is not None]
+    grids = [spec.get_gridspec() for spec in specs]
+    if len(specs) < 2 or len(specs) < len(fig.axes) or len(set(map(id, grids))) > 1:
         return False  # one panel, or a colour bar or an inset that belongs to another
+    if grids[0].nrows > 1:
+        return False
     first, height = fig.axes[0], float(fig.get_size_inches()[1])
-    for ax, place in zip(fig.axes, GridSpec(len(specs), 1, figure=fig), strict=True):
-        ax.set_subplotspec(place)
+    below = GridSpec(len(specs), 1, figure=fig)
+    for i, ax in enumerate(fig.axes):
+        ax.set_subplotspec(below[i])
         if ax is not first and ax.get_shared_y_axes().joined(ax, first):
             ax.tick_params(labelleft=True)
             ax.set_ylabel(ax.get_ylabel() or first.get_ylabel())
