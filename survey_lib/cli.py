@@ -216,7 +216,7 @@ def check(
     with _one_sentence():
         for slug in layout.chapters():
             if lacks := scaffold.missing(slug):
-                typer.echo(f"draft: {slug} lacks {len(lacks)} things:")
+                typer.echo(f"draft: {slug} is not finished; it lacks:")
                 for line in lacks:
                     typer.echo(f"  {line}")
         findings = checking.check_sources()

@@ -56,3 +56,23 @@ def test_bad_words_get_one_sentence(words, message):
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.output
+
+
+def test_without_a_slug_every_chapter_runs(monkeypatch):
+    from survey_lib.experiments import runner
+
+    ran = []
+    monkeypatch.setattr(runner, "run", lambda slug, profile, **_: ran.append((slug, profile)) or [])
+    assert survey("run", "--profile", "smoke").exit_code == 0
+    assert ran == [(slug, "smoke") for slug in EXPERIMENTS]
+
+
+def test_check_names_drafts_and_does_not_fail_for_them(monkeypatch):
+    from survey_lib.publish import scaffold
+
+    monkeypatch.setattr(scaffold, "missing", lambda slug: ["a study", "an explorer"])
+    result = survey("check", "--sources")
+    assert result.exit_code == 0, result.stderr
+    for slug in EXPERIMENTS:
+        assert f"draft: {slug} is not finished; it lacks:\n  a study\n  an expl" in result.stdout
+    assert result.stdout.endswith("checked: nothing found\n")

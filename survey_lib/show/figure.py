@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,8 @@ def _stack(fig: MplFigure) -> bool:
     below = GridSpec(len(specs), 1, figure=fig)
     for i, ax in enumerate(fig.axes):
         ax.set_subplotspec(below[i])
+        for side in ("left", "center", "right"):
+            ax.set_title(textwrap.fill(ax.get_title(side), 34), loc=side)
         if ax is not first and ax.get_shared_y_axes().joined(ax, first):
             ax.tick_params(labelleft=True)
             ax.set_ylabel(ax.get_ylabel() or first.get_ylabel())
@@ -242,6 +245,9 @@ def panels(
     n: int, *, columns: int = 2, height: float = 3.2, sharex: bool = False, sharey: bool = True
 ) -> tuple[MplFigure, list[Axes]]:
     """A figure of ``n`` small multiples, at most ``columns`` side by side.
+
+    A single row stands one above the other on a phone, so captions speak of the first and the
+    second panel, not of left and right.
 
     Args:
         n: number of panels.

@@ -424,7 +424,7 @@ def test_a_draft_is_tested_and_built(checkout):
     assert "4 passed, 3 xfailed" in tested.stdout, tested.stdout + tested.stderr
     checked = run("-m", "survey_lib.cli", "check", "--sources")
     assert checked.returncode == 0, checked.stderr
-    assert "draft: tiny lacks" in checked.stdout
+    assert "draft: tiny is not finished" in checked.stdout
     assert "survey_lib/cards/tiny.md: 0 claims" in checked.stdout
     # the other chapters' pages say that they were not executed, which is no matter of the draft
     built = run("-m", "survey_lib.cli", "build", "--profile", "smoke", "--only", "tiny")
