@@ -67,9 +67,3 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def sha256(data: bytes | Path) -> str:
     """Hexadecimal SHA-256 of bytes or of a file's bytes."""
     return hashlib.sha256(data.read_bytes() if isinstance(data, Path) else data).hexdigest()
-
-
-def method_file(slug: str, package: Path | None = None) -> Path:
-    """The file of a paper's method: ``methods/<slug>.py``, or its ``method.py`` in a folder."""
-    folder = (package or PACKAGE) / "methods" / slug
-    return folder / "method.py" if folder.is_dir() else folder.with_suffix(".py")

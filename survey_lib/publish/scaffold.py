@@ -20,6 +20,7 @@ from survey_lib import files
 from survey_lib.cards.card import GROUPS, Card, parse_card
 from survey_lib.publish import layout, setup_cell
 from survey_lib.publish.layout import PublishError
+from survey_lib.show.page import method_file
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DRAFT = "Draft:"
@@ -144,8 +145,8 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
         return [f"survey_lib/cards/{slug}.md: there is no card; write it, or survey new {slug}"]
     text = card_file.read_text(encoding="utf-8")
     found = _missing_in_card(parse_card(text, card_file.name, slug), text, root)
-    method_file = files.method_file(slug, package)
-    method, name = _read(method_file), _name(method_file, root)
+    path = method_file(slug, package)
+    method, name = _read(path), _name(path, root)
     if not method:
         found.append(f"{name}: write the method, or survey new {slug}")
     elif re.search(r"^DRAFT\b", method, re.MULTILINE):

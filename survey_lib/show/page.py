@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import yaml
 
@@ -226,7 +227,7 @@ def _badges(slug: str) -> str:
     if url.startswith("https://github.com/"):
         colab = url.replace("https://github.com/", "https://colab.research.google.com/github/")
         items.append(link(f"{colab}/blob/{branch}/notebooks/{slug}.ipynb", "Run on Colab"))
-    path = files.method_file(slug).relative_to(files.PACKAGE).as_posix()
+    path = method_file(slug).relative_to(files.PACKAGE).as_posix()
     method = f"{url}/blob/{branch}/survey_lib/{path}"
     items.append(link(method, "Read the method’s code"))
     # the address inside the site is dead elsewhere, so the style sheet of the site unhides it
@@ -236,6 +237,12 @@ def _badges(slug: str) -> str:
         f'<p class="survey-badges">{"".join(items)}<span class="survey-site-only" hidden>'
         f'{download}</span><span class="survey-cost">{cost_words(seconds, size)}</span></p>'
     )
+
+
+def method_file(slug: str, package: Path | None = None) -> Path:
+    """The file of a paper's method: ``methods/<slug>.py``, or its ``method.py`` in a folder."""
+    folder = (package or files.PACKAGE) / "methods" / slug
+    return folder / "method.py" if folder.is_dir() else folder.with_suffix(".py")
 
 
 def _last_cost(slug: str) -> tuple[float | None, int | None]:
