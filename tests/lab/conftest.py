@@ -50,6 +50,8 @@ def lab(tmp_path_factory):
     port, token = _free_port(), secrets.token_hex(16)
     env = os.environ | {
         "SURVEY_PROFILE": "smoke",
+        "SURVEY_JOBS": "1",  # two chapters run at a time
+        "OMP_NUM_THREADS": "1",
         "SURVEY_BUILD": str(folder / "build"),
         "IPYTHONDIR": str(folder / "ipython"),
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
@@ -76,8 +78,7 @@ def lab(tmp_path_factory):
         yield SimpleNamespace(address=address, token=token, folder=shown)
     finally:
         # the server ends its kernels, and they their workers
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:

@@ -414,7 +414,6 @@ def checkout(tmp_path, survey):
     return run, tmp_path / "build"
 
 
-@pytest.mark.slow
 def test_a_draft_is_tested_and_built(checkout):
     run, build = checkout
     tested = run(
