@@ -86,7 +86,7 @@ def lab(tmp_path_factory):
             process.wait(10)
 
 
-def _wait(process: subprocess.Popen, url: str, log: Path, seconds: float = 60) -> None:
+def _wait(process: subprocess.Popen, url: str, log: Path, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:

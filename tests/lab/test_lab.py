@@ -10,8 +10,10 @@ from survey_lib.publish import layout
 
 pytestmark = pytest.mark.site
 
-CAP = 180
-"""Seconds a chapter may take here, in smoke, its workers' start included."""
+CAP = 300
+"""Seconds a chapter may take here, in smoke; a quiet machine needs about 25."""
+PATIENCE = 120
+"""Seconds that anything smaller may take: a busy machine is no failure."""
 # What the open notebook knows of its code cells; prompts of folded cells are not on the page.
 STATE = """() => jupyterapp.shell.currentWidget.content.model.sharedModel.cells
   .filter(cell => cell.cell_type === 'code' && cell.source.trim())
@@ -54,21 +56,21 @@ class Lab:
 
     def __init__(self, page, lab, name):
         self.page = page
+        page.set_default_timeout(1000 * PATIENCE)
         page.goto(f"{lab.address}/lab/tree/{name}?token={lab.token}&reset")
-        page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
         # a page without a kernel calls itself idle too
         page.wait_for_function(
             "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status"
             " === 'idle' && !/No Kernel/.test("
             "document.querySelector('.jp-Toolbar-kernelName').innerText)",
-            timeout=60_000,
         )
 
     def run_all(self, seconds):
         """Menu Run, item Run All Cells; wait until every code cell has run."""
         self.page.locator(".lm-MenuBar-item", has_text="Run").first.click()
         item = self.page.locator("[data-command='runmenu:run-all']")
-        item.wait_for(timeout=10_000)
+        item.wait_for()
         item.click()
         end = time.monotonic() + seconds
         while True:
@@ -83,7 +85,7 @@ class Lab:
     def explorer(self):
         """The output area that holds the controls."""
         box = self.page.locator(".jp-OutputArea-output", has=self.page.locator(".widget-vbox"))
-        box.last.wait_for(timeout=30_000)
+        box.last.wait_for()
         box.last.scroll_into_view_if_needed()
         return box.last
 
@@ -96,17 +98,17 @@ def step(page, box, key="ArrowRight"):
     handle = slider.locator(".noUi-handle")
     handle.focus()
     page.keyboard.press(key)
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while told.inner_text() == before and time.monotonic() < end:
         page.wait_for_timeout(50)
     return before, told.inner_text()
 
 
-def until(page, seconds, words, found):
+def until(page, words, found):
     """Wait until ``found()`` is true; the assertion says what was waited for."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while not found():
-        assert time.monotonic() < end, f"{words} did not happen in {seconds} s"
+        assert time.monotonic() < end, f"{words} did not happen in {PATIENCE} s"
         page.wait_for_timeout(100)
 
 
@@ -120,26 +122,26 @@ def small(lab, name, slow):
 
 def test_a_fast_explorer_answers_to_each_step(lab, page):
     one = Lab(page.page, lab, small(lab, "fast.ipynb", False))
-    one.run_all(60)
+    one.run_all(PATIENCE)
     box = one.explorer()
     assert box.locator("table").count() == 1  # recorded numbers, before anything is computed
     before, after = step(page.page, box)
     assert before != after
-    until(page.page, 30, "a new figure", lambda: "Computed for 0.25" in box.inner_text())
+    until(page.page, "a new figure", lambda: "Computed for 0.25" in box.inner_text())
     assert box.get_by_role("img", name="A line to 0.25").count() == 1
     assert page.refused == []
 
 
 def test_a_slow_explorer_waits_for_its_button(lab, page):
     one = Lab(page.page, lab, small(lab, "slow.ipynb", True))
-    one.run_all(60)
+    one.run_all(PATIENCE)
     box = one.explorer()
     step(page.page, box)
-    until(page.page, 10, "the hint", lambda: "Press Run to compute" in box.inner_text())
+    until(page.page, "the hint", lambda: "Press Run to compute" in box.inner_text())
     assert box.locator("figure").count() == 0
     box.get_by_role("button", name="Run", exact=True).press("Enter")
-    until(page.page, 30, "a new figure", lambda: "Computed for 0.25" in box.inner_text())
-    assert "Computed here in" in box.inner_text()
+    until(page.page, "a new figure", lambda: "Computed for 0.25" in box.inner_text())
+    until(page.page, "the time it took", lambda: "Computed here in" in box.inner_text())
     assert page.refused == []
 
 
@@ -158,10 +160,10 @@ def test_a_chapter_runs_and_its_explorer_computes(slug, lab, page, screens):
         run = box.get_by_role("button", name="Run", exact=True)
         if run.count():  # a fast explorer answers to the step itself
             run.click()
-        until(page.page, 60, "the result", lambda: "Computed here" in box.inner_text())
+        until(page.page, "the result", lambda: "Computed here" in box.inner_text())
         assert "That did not work" not in box.inner_text()
         new = box.locator(".jp-OutputArea").last
-        until(page.page, 10, "a new output", lambda: new.inner_html() != old)
+        until(page.page, "a new output", lambda: new.inner_html() != old)
         assert new.locator("figure svg, table, img").count() >= 1
         new.evaluate("e => e.scrollIntoView({block: 'end'})")
     finally:
