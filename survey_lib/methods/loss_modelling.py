@@ -83,7 +83,7 @@ def sparsity_at(i: int, pi: int, kappa: float, schedule: str = "geometric") -> f
 
 
 def printed_sparsity(i: int, pi: int, kappa: float) -> float:
-    r"""As printed: :math:`\kappa_i = \kappa_{i-1} + (\kappa - \kappa_0)^{i/\pi}`; not for pruning."""
+    r"""As printed: :math:`\kappa_i = \kappa_{i-1} + (\kappa - \kappa_0)^{i/\pi}`."""
     return sum(kappa ** (k / pi) for k in range(1, i + 1))
 
 

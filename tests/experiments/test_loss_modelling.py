@@ -128,7 +128,7 @@ def test_learning_rates_are_the_best_on_validation_with_as_many_tries_for_each_s
                 for r in tuned
                 if r.config["task"] == task and r.config["criterion"] == criterion
             }
-            assert len(tried) == len(experiment.TRIED_RATES) * len(experiment.TUNE_SEEDS)
+            assert len(tried) == len(experiment.TRIED_RATES[task]) * len(experiment.TUNE_SEEDS)
     assert not set(experiment.TUNE_SEEDS) & {r.seed for r in study(SLUG)}
 
 
