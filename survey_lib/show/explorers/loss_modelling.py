@@ -76,7 +76,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     colour = alt.Color("curve:N", title=None).scale(domain=list(CURVES), range=[ink, model])
     along = (
         base.transform_filter((alt.datum.part == "path") & here)
-        .mark_line(point=alt.OverlayMarkDef(size=35))
+        .mark_line()
         .encode(
             x=kept,
             y=alt.Y("y:Q", title="rise of the loss (nats)").scale(
@@ -107,13 +107,13 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     point = runs.transform_filter(here).mark_point(filled=True, size=130, opacity=1)
     label = runs.transform_filter(here).mark_text(dy=-14, fontWeight="bold")
     return alt.vconcat(
-        along.properties(height=190, width=300),
-        bars.properties(height=80, width=300),
+        along.properties(height=190, width=262),
+        bars.properties(height=80, width=262),
         alt.layer(
             cloud,
             point.encode(color=alt.value(model)),
             label.encode(text=alt.Text("accuracy:Q", format=".1%"), color=alt.value(model)),
-        ).properties(height=150, width=300),
+        ).properties(height=150, width=262),
     )
 
 
