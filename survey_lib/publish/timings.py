@@ -77,7 +77,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     for name in [*WORDS, *sorted(unknown)]:
         # a row may be told in several ratios, each a table of its own
         ratios = dict.fromkeys(r["ratio_is"] for r in rows if r["row"] == name)
-        title = WORDS.get(name, name)
+        title: str = WORDS.get(name) or name
         parts += [f"## {title}"] if ratios else []
         for ratio_is in ratios:
             found = [r for r in rows if (r["row"], r["ratio_is"]) == (name, ratio_is)]
@@ -106,7 +106,7 @@ def _table(title: str, ratio_is: str, rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(line)
     df = pd.DataFrame(lines)
     df.columns = pd.MultiIndex.from_tuples(df.columns)
-    fine = {c: 2 for c in df.columns if c[1] and df[c].max() >= 0.1}
+    fine = {c: 2 for c in df.columns if c[1] and float(df[c].max()) >= 0.1}  # type: ignore[arg-type]
     caption = f"{title}. Times in milliseconds on one thread, the sides in turns."
     shown = table(df, caption=caption, decimals=fine | decimals)
     return shown.html.removeprefix(LIVE_STYLE)
