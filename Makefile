@@ -31,16 +31,17 @@ book: $(STAMP)  ## execute the chapters, build and check the site, print its pat
 	$(BIN)/survey build --profile $(PROFILE)
 
 test: $(STAMP)  ## library, oracles, runner, one chapter through the whole line
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not site and not colab"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	  -m "not slow and not site and not colab"
 
 test-site: $(STAMP)  ## browser tests of the built site (after make book; needs chromium)
-	$(BIN)/python -m pytest -q -m site tests/site
+	$(BIN)/python -m pytest -q -n 2 -m site tests/site
 
-test-lab: $(STAMP)  ## the chapter in a real JupyterLab, slider and all (needs chromium)
-	$(BIN)/python -m pytest -q -m site tests/lab
+test-lab: $(STAMP)  ## every chapter in a real JupyterLab, slider and all (needs chromium)
+	$(BIN)/python -m pytest -q -n 2 -m site tests/lab
 
-test-colab: $(STAMP)  ## chapters with the versions Colab has, from this tree's wheel
-	$(BIN)/python -m pytest -q -s -m colab
+test-colab: $(STAMP)  ## every chapter with the versions Colab has, from this tree's wheel
+	$(BIN)/python -m pytest -q -s -m colab tests/colab
 
 test-slow: $(STAMP)  ## faults and other minutes-long checks
 	$(BIN)/python -m pytest -q -m slow
@@ -65,7 +66,7 @@ bench: $(STAMP)  ## timings of all rows, as JSON lines in benchmarks/ (minutes; 
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks
 
 study: $(STAMP)  ## run the recorded studies anew (up to 20 minutes a chapter)
-	$(BIN)/survey run to_prune_or_not --profile study
+	$(BIN)/survey run --profile study
 
 lock:  ## resolve constraints.txt anew (needs uv)
 	@test -n "$(UV)" || { echo "make lock needs uv: pip install uv"; exit 1; }

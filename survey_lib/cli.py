@@ -44,23 +44,33 @@ def _one_sentence():
 def list_cards(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """List the papers."""
     from survey_lib.cards.card import read_card, slugs
+    from survey_lib.experiments import EXPERIMENTS
 
     with _one_sentence():
-        cards = [read_card(slug) for slug in slugs()]
-        if as_json:
-            rows = [
-                {"slug": c.slug, "title": c.title, "year": c.year, "claims": len(c.claims)}
-                for c in cards
-            ]
-            typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-            return
-        for c in cards:
-            typer.echo(f"{c.slug:26} {c.year}  {len(c.claims):2} claims  {c.title}")
+        rows = [
+            {
+                "slug": c.slug,
+                "title": c.title,
+                "authors": c.authors,
+                "year": c.year,
+                "group": c.group,
+                "tags": c.tags,
+                "claims": len(c.claims),
+                "chapter": c.slug in EXPERIMENTS,
+            }
+            for c in map(read_card, slugs())
+        ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for r in rows:
+        state = "chapter" if r["chapter"] else "planned"
+        typer.echo(f"{r['slug']:26} {r['year']}  {r['claims']:2} claims  {state}  {r['title']}")
 
 
 @app.command()
 def run(
-    slug: str,
+    slug: Annotated[str | None, typer.Argument(help="a chapter; all when left out")] = None,
     profile: Profile = "quick",
     jobs: Jobs = None,
     missing: Annotated[
@@ -70,23 +80,26 @@ def run(
 ) -> None:
     """Run a chapter's cells that are not done yet; study, full and tune are written to results/."""
     from survey_lib.evidence.records import study
-    from survey_lib.experiments import runner
+    from survey_lib.experiments import EXPERIMENTS, runner
 
+    failures = 0
     with _one_sentence():
         pool = _dask_pool(dask) if dask else runner.local_pool
-        known = study(slug, profile) if missing else []
-        records = runner.run(slug, profile, jobs=jobs, make_pool=pool, known=known)
-        failed = [r for r in records if r.status != "done"]
-        for record in failed:
-            typer.echo(f"failed: {json.dumps(record.config)}\n{record.error}", err=True)
-        if profile in ("study", "full", "tune") and records:
-            typer.echo(f"written: {runner.commit_study(slug, profile, records)}")
-        seconds = sum(r.provenance["seconds"] for r in records)
-        typer.echo(
-            f"{slug} {profile}: {len(records) - len(failed)} of {len(records)} cells done, "
-            f"{seconds:.0f} core-seconds in all"
-        )
-    if failed:
+        for name in [slug] if slug else list(EXPERIMENTS):
+            known = study(name, profile) if missing else []
+            records = runner.run(name, profile, jobs=jobs, make_pool=pool, known=known)
+            failed = [r for r in records if r.status != "done"]
+            for record in failed:
+                typer.echo(f"failed: {json.dumps(record.config)}\n{record.error}", err=True)
+            seconds = sum(r.provenance["seconds"] for r in records)
+            typer.echo(
+                f"{name} {profile}: {len(records) - len(failed)} of {len(records)} cells done, "
+                f"{seconds:.0f} core-seconds in all"
+            )
+            if profile in ("study", "full", "tune") and records and not failed:
+                typer.echo(f"written: {runner.commit_study(name, profile, records)}")
+            failures += len(failed)
+    if failures:
         raise typer.Exit(1)
 
 
@@ -235,10 +248,19 @@ def build(
 def check(
     sources: Annotated[bool, typer.Option(help="only what needs no built site")] = False,
 ) -> None:
-    """Check sources and the built site; also fresh quick runs against the committed study."""
+    """Check sources and the built site; also fresh quick runs against the committed study.
+
+    A chapter that lacks something is named as a draft, with what it lacks; that is no failure.
+    """
     from survey_lib.publish import check as checking
+    from survey_lib.publish import layout, scaffold
 
     with _one_sentence():
+        for slug in layout.chapters():
+            if lacks := scaffold.missing(slug):
+                typer.echo(f"draft: {slug} is not finished; it lacks:")
+                for line in lacks:
+                    typer.echo(f"  {line}")
         findings = checking.check_sources()
         if not sources:
             findings += checking.check_numbers() + checking.check_site()
@@ -252,12 +274,15 @@ def check(
 @app.command()
 def sync(
     repo: Annotated[str | None, typer.Option(help="address of the repository")] = None,
+    ref: Annotated[
+        str | None, typer.Option(help="what notebooks install: a release's tag, or main")
+    ] = None,
 ) -> None:
-    """Stamp the repository's address into set-up cells and badges."""
+    """Stamp the repository's address, and the release, into set-up cells, badges and links."""
     from survey_lib.publish import setup_cell
 
     with _one_sentence():
-        for path in setup_cell.sync(repo):
+        for path in setup_cell.sync(repo, ref):
             typer.echo(f"stamped: {Path(path).name}")
 
 

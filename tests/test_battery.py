@@ -8,7 +8,7 @@ import torch
 
 from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.sparse import load_sparse, save_sparse
-from survey_lib.methods import METHODS, baselines, to_prune_or_not
+from survey_lib.methods import METHODS, baselines, loss_modelling, to_prune_or_not
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.train import evaluate
 
@@ -16,6 +16,8 @@ FAST = to_prune_or_not.Config(n=5)
 CASES = {
     "to_prune_or_not": (to_prune_or_not, FAST),
     "global": (to_prune_or_not, to_prune_or_not.Config(n=5, scope="global")),
+    "loss_modelling": (loss_modelling, loss_modelling.Config("QM", 3, examples=100)),
+    "linear model": (loss_modelling, loss_modelling.Config("LM", 2, examples=100)),
     "magnitude": (baselines, baselines.Config("magnitude")),
     "random": (baselines, baselines.Config("random")),
 }

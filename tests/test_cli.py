@@ -3,7 +3,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from survey_lib.cards.card import read_card, slugs
 from survey_lib.cli import app
+from survey_lib.experiments import EXPERIMENTS
 
 
 def survey(*words):
@@ -14,8 +16,14 @@ def test_list_names_the_papers():
     result = survey("list", "--json")
     assert result.exit_code == 0
     rows = json.loads(result.stdout)
-    assert {"slug", "title", "year", "claims"} == set(rows[0])
-    assert "to_prune_or_not" in {r["slug"] for r in rows}
+    assert [r["slug"] for r in rows] == slugs()
+    assert {r["slug"] for r in rows if r["chapter"]} == set(EXPERIMENTS)
+    for row in rows:
+        card = read_card(row["slug"])
+        told = [row[f] for f in ("title", "year", "group", "claims")]
+        assert told == [card.title, card.year, card.group, len(card.claims)]
+    text = survey("list").stdout
+    assert all(row["title"] in text for row in rows)
 
 
 def test_claims_show_verdicts_with_their_intervals():
@@ -24,7 +32,10 @@ def test_claims_show_verdicts_with_their_intervals():
         "reproduced", "not reproduced", "inconclusive", "not tested here",
     }  # fmt: skip
     for row in rows:
-        assert row["low"] <= row["mean"] <= row["high"]
+        if row["verdict"] != "not tested here":
+            assert row["low"] <= row["mean"] <= row["high"]
+        else:
+            assert row["reason"]
     text = survey("claims").stdout
     assert all(row["claim"] in text for row in rows)
 
@@ -45,3 +56,23 @@ def test_bad_words_get_one_sentence(words, message):
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.output
+
+
+def test_without_a_slug_every_chapter_runs(monkeypatch):
+    from survey_lib.experiments import runner
+
+    ran = []
+    monkeypatch.setattr(runner, "run", lambda slug, profile, **_: ran.append((slug, profile)) or [])
+    assert survey("run", "--profile", "smoke").exit_code == 0
+    assert ran == [(slug, "smoke") for slug in EXPERIMENTS]
+
+
+def test_check_names_drafts_and_does_not_fail_for_them(monkeypatch):
+    from survey_lib.publish import scaffold
+
+    monkeypatch.setattr(scaffold, "missing", lambda slug: ["a study", "an explorer"])
+    result = survey("check", "--sources")
+    assert result.exit_code == 0, result.stderr
+    for slug in EXPERIMENTS:
+        assert f"draft: {slug} is not finished; it lacks:\n  a study\n  an expl" in result.stdout
+    assert result.stdout.endswith("checked: nothing found\n")

@@ -97,7 +97,12 @@
     var chart = box.querySelector(".survey-chart");
     var status = box.querySelector(".survey-status");
     var inputs = Array.from(box.querySelectorAll("[data-param]"));
-    var shown = null, turn = 0, fluid = spec.width === "container", width = 0;
+    // charts one above the other share the width that is left beside their axes
+    var stacked = (spec.vconcat || []).length && spec.vconcat.every(function (part) {
+      return !part.hconcat && !part.vconcat && !part.concat && !part.facet && !part.repeat;
+    });
+    var shown = null, turn = 0, fluid = stacked || spec.width === "container", width = 0;
+    var beside = 90;
 
     function state(input) { return JSON.parse(input.dataset.values)[Number(input.value)]; }
 
@@ -108,7 +113,7 @@
       input.parentNode.querySelector("output").textContent = words;
     }
 
-    function draw() {
+    function draw(settled) {
       var mine = (turn += 1);
       var themed = resolve(spec, getComputedStyle(document.documentElement));
       themed.params.forEach(function (param) {
@@ -119,7 +124,9 @@
       // Vega measures its container on the window's resize, while the theme still moves its
       // columns, so the width is told to it instead
       width = chart.clientWidth;
-      if (fluid) themed.width = width;
+      if (stacked) {
+        themed.vconcat.forEach(function (part) { part.width = Math.max(120, width - beside); });
+      } else if (fluid) themed.width = width;
       themed.config.legend.columns = Math.max(1, Math.floor(width / 120));
       // a chart keeps its height while it is drawn anew, so the page does not jump
       chart.style.minHeight = chart.offsetHeight ? chart.offsetHeight + "px" : "";
@@ -129,6 +136,11 @@
         if (mine !== turn) { result.finalize(); return; }
         if (shown) shown.finalize();
         shown = result;
+        var over = chart.querySelector("svg").getBoundingClientRect().width - width;
+        if (stacked && !settled && Math.abs(over) > 1) {
+          beside += over; // how much room the axes take is known only now
+          return draw(true);
+        }
         chart.style.minHeight = "";
         chart.dataset.drawn = String(mine);
         status.textContent = "";

@@ -187,6 +187,8 @@ class _Walk(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> Any:
         module = self.modules[str(target)]
+        if isinstance(module, BATCH_NORM) and args[0].shape[1] != module.num_features:
+            raise ValueError(f"{args[0].shape[1]} channels meet a norm of {module.num_features}")
         same_shape = isinstance(module, (*ELEMENTWISE, *BATCH_NORM, nn.PReLU))
         return args[0] if same_shape else module(*args, **kwargs)
 
@@ -600,15 +602,13 @@ class _Walk(fx.Interpreter):
             (np.ones(len(rows), bool), (rows, columns)), shape=(self.n_labels, self.n_labels)
         )
         _, unit_of = connected_components(joined, directed=False)
-        ties: dict[int, list[str]] = defaultdict(list)
-        for a, _, why in self.edges:
-            for unit in np.unique(unit_of[a]):
-                ties[unit].append(why)
+        number = np.repeat(np.arange(len(self.edges)), [len(e[0]) for e in self.edges])
+        whys = [e[2] for e in self.edges]
         pinned: dict[int, str] = {}
         for ids, why in self.pins:
-            for unit in np.unique(unit_of[ids]):
+            for unit in np.unique(unit_of[ids]).tolist():
                 pinned.setdefault(unit, why)
-        groups = _groups(self.slices, unit_of, ties, pinned)
+        groups = _groups(self.slices, unit_of, (unit_of[rows], number, whys), pinned)
         layers = tuple(Layer(p, n, axis) for p, (n, axis) in self.layers.items())
         return ChannelGraph(
             groups, layers, parameter_shapes(self.model), repeated_parameters(self.model),
@@ -619,10 +619,17 @@ class _Walk(fx.Interpreter):
 def _groups(
     slices: dict[tuple[str, str, int], tuple[str, np.ndarray]],
     unit_of: np.ndarray,
-    ties: dict[int, list[str]],
+    edges: tuple[np.ndarray, np.ndarray, list[str]],
     pinned: dict[int, str],
 ) -> tuple[ChannelGroup, ...]:
-    """Units that lie equally often on the same axes, under the same ties, are one group."""
+    """Units that lie equally often on the same axes, under the same ties, are one group.
+
+    Args:
+        slices: role and labels of each axis.
+        unit_of: unit of each label.
+        edges: for every pair of joined labels its unit and the number of its edge; why, by number.
+        pinned: unit → why it is protected.
+    """
     n_units = int(unit_of.max()) + 1 if len(unit_of) else 0
     words = np.random.default_rng(0)  # one random word for each axis: a unit's sum names its place
     place = np.zeros(n_units, np.uint64)
@@ -643,6 +650,8 @@ def _groups(
     for unit, why in pinned.items():
         reason[unit] = reasons[why]
     known = np.argsort(first, kind="stable")[: int((first < nowhere).sum())]
+    if not len(known):
+        return ()
     keys = np.stack([place[known], reason[known].astype(np.uint64)])
     _, start, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(start))[inverse.ravel()]  # groups in the order of their first unit
@@ -653,18 +662,30 @@ def _groups(
         index[units] = np.arange(len(units))
         group_of[units] = g
     why_of = list(reasons)
+    ties: dict[int, list[str]] = defaultdict(list)
+    units, number, whys = edges
+    speaks = np.zeros(n_units, bool)  # a group's first unit speaks for all
+    speaks[[units[0] for units in members]] = True
+    pairs = np.unique(number[speaks[units]] * n_units + units[speaks[units]])
+    for pair in pairs.tolist():
+        ties[pair % n_units].append(whys[pair // n_units])
     sizes = [len(units) for units in members]
     found_slices: list[list[Slice]] = [[] for _ in members]
     flattened: list[list[str]] = [[] for _ in members]
     beside: list[list[str]] = [[] for _ in members]
+    # most axes carry the labels of another one, as one and the same array
+    spots: dict[int, list[tuple[int, np.ndarray]]] = {}
     for (module, tensor, axis), units in units_on.items():
-        role = slices[(module, tensor, axis)][0]
-        here = np.where(units >= 0, group_of[units], -1)
-        present = np.unique(here[here >= 0])
-        for g in present:
-            at = np.flatnonzero(here == g)
-            order = np.argsort(index[units[at]], kind="stable")
-            positions = at[order].reshape(sizes[g], -1)
+        role, ids = slices[(module, tensor, axis)]
+        if id(ids) not in spots:
+            here = np.where(units >= 0, group_of[units], -1)
+            spots[id(ids)] = []
+            for g in np.unique(here[here >= 0]).tolist():
+                at = np.flatnonzero(here == g)
+                order = np.argsort(index[units[at]], kind="stable")
+                spots[id(ids)].append((g, at[order].reshape(sizes[g], -1)))
+        present = spots[id(ids)]
+        for g, positions in present:
             found_slices[g].append(Slice(module, tensor, axis, role, positions))
             wide = max((s.positions.shape[1] for s in found_slices[g] if s.role != "in"), default=1)
             if role == "in" and positions.shape[1] > wide:
@@ -680,7 +701,7 @@ def _groups(
         base = base or found_slices[g][0].module
         names[base] += 1
         name = base if names[base] == 1 else f"{base}#{names[base]}"
-        said = [*ties.get(units[0], []), *flattened[g]]
+        said = [*ties.get(int(units[0]), []), *flattened[g]]
         if beside[g]:
             said.append(f"concatenated: read beside others by {', '.join(beside[g])}")
         groups.append(

@@ -11,7 +11,9 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """The net in eval mode; afterwards each module is back in the mode it was in."""
     modes = {module: module.training for module in model.modules()}
     try:
-        yield model.eval()
+        for module in modes:  # past nn.Module.__setattr__, which takes longer than all the rest
+            module.__dict__["training"] = False
+        yield model
     finally:
         for module, mode in modes.items():
-            module.training = mode
+            module.__dict__["training"] = mode

@@ -89,10 +89,11 @@ def apply_recipe(
     removed = {n: units for n, units in removed.items() if len(units)}
     constants = _constants(model, graph, removed, fold) if fold is not None else {}
     keep = _kept_positions(model, graph, removed)
+    modules = dict(model.named_modules(remove_duplicate=False))
     fresh: dict[int, Tensor] = {}
     with torch.no_grad():
         for (path, name), axes in keep.items():
-            old = getattr(model.get_submodule(path), name)
+            old = getattr(modules[path], name)
             fresh[id(old)] = _indexed(old, axes)
     if inplace:
         for module in model.modules():
@@ -120,12 +121,13 @@ def _kept_positions(
     model: nn.Module, graph: ChannelGraph, removed: Mapping[str, np.ndarray]
 ) -> dict[tuple[str, str], dict[int, Tensor]]:
     """(module, tensor) → axis → positions that stay."""
+    modules = dict(model.named_modules(remove_duplicate=False))
     stays: dict[tuple[str, str], dict[int, np.ndarray]] = {}
     for name, units in removed.items():
         for s in graph[name].slices:
             axes = stays.setdefault((s.module, s.tensor), {})
             if s.axis not in axes:
-                n = getattr(model.get_submodule(s.module), s.tensor).shape[s.axis]
+                n = getattr(modules[s.module], s.tensor).shape[s.axis]
                 axes[s.axis] = np.ones(n, bool)
             axes[s.axis][s.positions[units].ravel()] = False
     return {

@@ -74,8 +74,7 @@ def _build(profile: str, jobs: int | None, slugs: Sequence[str] | None) -> int:
             print(f"error: the book has {len(findings)} findings", file=sys.stderr)
             return 1
         rendered = "pages rendered and checked"
-        if not unbuilt:
-            files.write_atomic(_state_file(), json.dumps({"inputs": state}))
+        files.write_atomic(_state_file(), json.dumps({"inputs": state}))
     ran = sum(o.status == "ran" for o in outcomes)
     cached = sum(o.status == "cached" for o in outcomes)
     print(

@@ -22,8 +22,6 @@ HTML_BUDGET = 1_500_000
 """Bytes of a page's own HTML."""
 PAGE_BUDGET = 4_200_000
 """Bytes of a page with the local files it loads."""
-NO_CARD = ("common_testbed",)
-"""Notebooks that belong to no paper."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,8 @@ def check_notebook(notebook: Any, name: str, setup: str) -> list[Finding]:
             "has no single cell tagged parameters that sets profile",
             'add: profile = "quick"  # @param ["smoke", "quick", "study"]',
         )
-    for tag in ("hero", "hero-slot"):
-        if name.removesuffix(".ipynb").split("/")[-1] not in NO_CARD:
+    for tag in ("hero", "hero-slot", "explorer"):
+        if name.removesuffix(".ipynb").split("/")[-1] not in layout.NO_CARD:
             count = sum(tag in layout.tags(c) for c in code)
             if count != 1:
                 find(f"has {count} cells tagged {tag}", "tag exactly one")
@@ -128,7 +126,7 @@ def _check_toc(pages: list[str]) -> list[Finding]:
         found.append(Finding("_toc.yml", f"lists notebooks/{slug}, which is no notebook", "add it"))
     for slug in sorted(notebooks - listed):
         found.append(Finding(f"notebooks/{slug}.ipynb", "is not in _toc.yml", "list it there"))
-    for slug in sorted(listed - papers - set(NO_CARD)):
+    for slug in sorted(listed - papers - set(layout.NO_CARD)):
         found.append(Finding(f"notebooks/{slug}.ipynb", "has no card", "write its card"))
     for page in pages:
         if page in layout.GENERATED:
@@ -185,7 +183,21 @@ def _check_address(url: str) -> list[Finding]:
                     f"run survey sync --repo https://github.com/{name}",
                 )
             )
-    return found
+    return found + _check_ref()
+
+
+def _check_ref() -> list[Finding]:
+    """Notebooks of a release install that release; all others install the branch."""
+    root, ref = layout.root(), layout.branch()
+    here = [tag for tag in _git(root, "tag", "--points-at", "HEAD") if setup_cell.is_release(tag)]
+    if here and ref not in here:
+        what = f"this commit is the release {here[0]}, but notebooks install {ref}"
+        return [Finding("_config.yml", what, f"run survey sync --ref {here[0]} before tagging")]
+    # a tag that is still to be made is a release in the making
+    if setup_cell.is_release(ref) and not here and ref in _git(root, "tag", "--list"):
+        what = f"notebooks install the release {ref}, and this commit is a later one"
+        return [Finding("_config.yml", what, "run survey sync --ref main")]
+    return []
 
 
 def _text_files(root: Path) -> list[Path]:

@@ -32,6 +32,7 @@ from survey_lib.cards import card as cards
 from survey_lib.experiments import closure
 from survey_lib.publish import layout
 from survey_lib.publish.layout import PublishError
+from survey_lib.show.page import method_file
 
 PACKAGES = (
     "torch",
@@ -196,7 +197,8 @@ def key_parts(slug: str, profile: str, loaded: Iterable[str] = ()) -> dict[str, 
         parts[_relative(path, root)] = closure.module_hash(path)
     own = [files.PACKAGE / "cards" / f"{slug}.md"]
     # the chapter prints its method's source, docstrings and comments included
-    own += [files.PACKAGE / "methods" / f"{slug}.py"]
+    method = method_file(slug)
+    own += [method] if method.name == f"{slug}.py" else sorted(method.parent.glob("*.py"))
     own += sorted(files.results_dir().glob(f"*/{slug}.jsonl"))
     if any(name.startswith("survey_lib.tasks") for name in modules):
         own += _data_files(files.PACKAGE / "tasks")

@@ -13,6 +13,8 @@ from survey_lib import files
 GENERATED = ("book/ledger", "book/run")
 PAPERS = "book/papers"
 """Folder of the generated pages of papers that have no chapter yet."""
+NO_CARD = ("common_testbed",)
+"""Notebooks that belong to no paper."""
 
 
 class PublishError(RuntimeError):
@@ -64,8 +66,13 @@ def pages() -> list[str]:
 
 
 def slugs() -> list[str]:
-    """Slugs of the chapters in the order of ``_toc.yml``."""
+    """Slugs of the notebooks in the order of ``_toc.yml``."""
     return [page.removeprefix("notebooks/") for page in pages() if page.startswith("notebooks/")]
+
+
+def chapters() -> list[str]:
+    """Slugs of the notebooks that belong to a paper, in the order of ``_toc.yml``."""
+    return [slug for slug in slugs() if slug not in NO_CARD]
 
 
 def source(slug: str) -> Path:
@@ -120,7 +127,7 @@ def repository_url() -> str:
 
 
 def branch() -> str:
-    """Branch that launch and edit buttons point to."""
+    """Branch, or a release's tag, that notebooks install and that buttons point to."""
     config = read_yaml(root() / "_config.yml")
     return str(config.get("repository", {}).get("branch", "main"))
 

@@ -14,6 +14,7 @@ from survey_lib.cards.card import GROUPS, Card, CardError, Claim, Reported, read
 from survey_lib.evidence.verdicts import NOT_TESTED, SIGNS, Verdict
 from survey_lib.publish.layout import PAPERS, PublishError
 from survey_lib.show.markup import LIVE_STYLE, anchor, claim_name, escape, link, region_words
+from survey_lib.show.page import paper_facts
 
 FOLDER = PAPERS
 """Where :func:`papers_markdown` belongs on the stage; its links are made for that place."""
@@ -162,7 +163,7 @@ def papers_markdown(card: Card, built: Collection[str] = ()) -> str:
     return (
         f"# {markdown(card.title)}\n\n"
         f'<div class="survey survey-card"><p class="survey-headline">{escape(card.headline)}</p>'
-        f"{_facts(card)}</div>\n\n"
+        f"{paper_facts(card, titled=False)}</div>\n\n"
         "This chapter is planned: nothing of it has been run yet. What follows is the paper in "
         "short, its own numbers, and the rules by which its claims will be judged.\n\n"
         f"## In short\n\n{html.escape(card.gist, quote=False)}\n\n"
@@ -178,26 +179,6 @@ def papers_markdown(card: Card, built: Collection[str] = ()) -> str:
 def markdown(text: str) -> str:
     """``text`` as Markdown that shows it literally: no markup, no HTML, no formula."""
     return re.sub(r"([\\`*_{}\[\]$|~^])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
-
-
-def _facts(card: Card) -> str:
-    links = []
-    if card.arxiv:
-        links.append(link(f"https://arxiv.org/abs/{card.arxiv}", f"arXiv:{card.arxiv}"))
-    if card.doi:
-        links.append(link(f"https://doi.org/{card.doi}", "DOI"))
-    if card.code:
-        links.append(link(card.code, "code") + f" (licence: {escape(card.code_licence)})")
-    else:
-        links.append(escape(card.code_licence))
-    tags = "".join(f"<li>{escape(tag)}</li>" for tag in card.tags)
-    return (
-        '<div class="survey-paper">'
-        f'<p class="by">{escape(", ".join(card.authors))} · {card.year} · {escape(card.venue)}</p>'
-        f'<p class="links">{" · ".join(links)}</p>'
-        f'<p class="scale"><strong>Scale.</strong> {escape(card.scale)}</p>'
-        f'<ul class="tags" aria-label="Tags">{tags}</ul></div>'
-    )
 
 
 def _reported(table: Reported) -> str:
@@ -254,7 +235,7 @@ def _claim_row(claim: Claim, built: Collection[str]) -> str:
     if claim.deterministic:
         note += '<span class="survey-small">one run decides</span>'
     disputed = "".join(
-        f'<span class="survey-small">disputes {_dispute(other, built)}</span>'
+        f'<span class="survey-small">disputes {dispute_link(other, built, "")}</span>'
         for other in claim.disputes
     )
     return (
@@ -269,15 +250,24 @@ def _claim_row(claim: Claim, built: Collection[str]) -> str:
     )
 
 
-def _dispute(other: str, built: Collection[str]) -> str:
+def dispute_link(other: str, built: Collection[str], papers: str = "papers/") -> str:
+    """A disputed claim (``slug/claim-id``) as a link to its verdict, or to its rule while planned.
+
+    Args:
+        other: the claim.
+        built: slugs with a chapter.
+        papers: where the pages of papers lie, seen from the page that holds the link: ``papers/``
+            for a page in ``book/``, empty for a page among them.
+    """
     slug, claim_id = other.split("/")
     try:
         words = f"{read_card(slug).title.split(':')[0]}: {claim_name(claim_id)}"
     except CardError:
         return escape(other)
     if slug in built:
-        return link(f"../../notebooks/{slug}.html#verdict-{anchor(claim_id)}", words)
-    return link(f"{slug}.html#claim-{anchor(claim_id)}", words)
+        up = "../" if papers else "../../"
+        return link(f"{up}notebooks/{slug}.html#verdict-{anchor(claim_id)}", words)
+    return link(f"{papers}{slug}.html#claim-{anchor(claim_id)}", words)
 
 
 def _received(card: Card) -> str:

@@ -20,6 +20,7 @@ from survey_lib import files
 from survey_lib.cards.card import GROUPS, Card, parse_card
 from survey_lib.publish import layout, setup_cell
 from survey_lib.publish.layout import PublishError
+from survey_lib.show.page import method_file
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DRAFT = "Draft:"
@@ -144,12 +145,13 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
         return [f"survey_lib/cards/{slug}.md: there is no card; write it, or survey new {slug}"]
     text = card_file.read_text(encoding="utf-8")
     found = _missing_in_card(parse_card(text, card_file.name, slug), text, root)
-    method = _read(package / "methods" / f"{slug}.py")
+    path = method_file(slug, package)
+    method, name = _read(path), _name(path, root)
     if not method:
-        found.append(f"survey_lib/methods/{slug}.py: write the method, or survey new {slug}")
+        found.append(f"{name}: write the method, or survey new {slug}")
     elif re.search(r"^DRAFT\b", method, re.MULTILINE):
         found.append(
-            f"survey_lib/methods/{slug}.py: write Config and compress from the paper, then take "
+            f"{name}: write Config and compress from the paper, then take "
             "out DRAFT (and its mention in the experiment and the tests)"
         )
     if "tests.oracles" not in _read(tests / "methods" / f"test_{slug}.py"):
@@ -164,6 +166,12 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
             found.append(
                 f"results/{profile}/{slug}.jsonl: {why}; survey run {slug} --profile {profile}"
             )
+    explorer = _read(package / "show" / "explorers" / f"{slug}.py")
+    if not explorer or explorer.startswith(f'"""{DRAFT}'):
+        found.append(
+            f"survey_lib/show/explorers/{slug}.py: let the reader move what is particular to this "
+            "paper, and say so in its first line"
+        )
     return found + _missing_in_notebook(slug, root)
 
 
@@ -413,6 +421,7 @@ def _new_files(root: Path, slug: str) -> dict[str, Path]:
         "received": root / "survey_lib" / "cards" / "received" / f"{slug}.md",
         "method": root / "survey_lib" / "methods" / f"{slug}.py",
         "experiment": root / "survey_lib" / "experiments" / f"{slug}.py",
+        "explorer": root / "survey_lib" / "show" / "explorers" / f"{slug}.py",
         "notebook": root / "notebooks" / f"{slug}.ipynb",
         "test_method": root / "tests" / "methods" / f"test_{slug}.py",
         "test_experiment": root / "tests" / "experiments" / f"test_{slug}.py",

@@ -67,28 +67,43 @@ def stamped_files() -> list[Path]:
     return [path for pattern in STAMPED for path in sorted(root.glob(pattern))]
 
 
-def sync(repo_url: str | None = None) -> list[Path]:
+def is_release(ref: str) -> bool:
+    """True for the tag of a release, ``v1.2.3``."""
+    return re.fullmatch(r"v\d+(\.\d+)*\w*", ref) is not None
+
+
+def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
     """Stamp the repository's address into set-up cells, badges and links.
 
     Args:
         repo_url: the new address (``https://github.com/owner/name``), written to
             ``_config.yml`` first; None stamps the address that stands there.
+        ref: what the notebooks install and the buttons open: the tag of a release, else the
+            branch; written to ``_config.yml`` first. None keeps the one that stands there.
 
     Returns:
         The files that changed.
 
     Raises:
-        PublishError: ``repo_url`` is no address of a GitHub repository.
+        PublishError: ``repo_url`` is no address of a GitHub repository, or ``ref`` no name of a
+            tag or branch.
     """
-    old = layout.repository_url()
+    old, old_ref = layout.repository_url(), layout.branch()
     new = (repo_url or old).rstrip("/").removesuffix(".git")
     if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", new):
         raise PublishError(f"{new!r} is no GitHub repository: give https://github.com/owner/name")
+    if ref is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", ref):
+        raise PublishError(f"{ref!r} is no name of a tag or branch")
     changed = []
     config = layout.root() / "_config.yml"
-    if new != old:
-        text = config.read_text(encoding="utf-8")
-        files.write_atomic(config, text.replace(old, new))
+    text = config.read_text(encoding="utf-8")
+    stamped = text.replace(old, new)
+    if ref is not None and ref != old_ref:
+        stamped, count = re.subn(r"(?m)^(  branch: ).*$", rf"\g<1>{ref}", stamped)
+        if count != 1:
+            raise PublishError("_config.yml: field 'repository: branch' is missing; write it there")
+    if stamped != text:
+        files.write_atomic(config, stamped)
         changed.append(config)
     old_name = old.removeprefix("https://github.com/")
     new_name = new.removeprefix("https://github.com/")

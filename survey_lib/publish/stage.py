@@ -248,9 +248,11 @@ def _without_paths(value: Any) -> Any:
 def notice(slug: str, reason: str) -> Any:
     """The page of a chapter that has nothing to show, saying why."""
     last = (reason.strip().splitlines() or ["no reason was given"])[-1]
+    # other pages link to the verdicts, so that their places must be there
+    places = "".join(f'<span id="verdict-{html.escape(i)}"></span>' for i in _claim_ids(slug))
     text = (
         f"# {_title(slug)}\n\n"
-        f'<div class="survey-unbuilt" data-slug="{html.escape(slug)}"></div>\n\n'
+        f'<div class="survey-unbuilt" data-slug="{html.escape(slug)}">{places}</div>\n\n'
         "This chapter did not run to its end in this build, so there is nothing to show.\n\n"
         f"```text\n{last}\n```\n"
     )
@@ -258,6 +260,13 @@ def notice(slug: str, reason: str) -> Any:
     cell.id = "notice"
     notebook = nbformat.v4.new_notebook(cells=[cell])
     return _without_paths(scrub(notebook))
+
+
+def _claim_ids(slug: str) -> list[str]:
+    try:
+        return [claim.id for claim in read_card(slug).claims]
+    except CardError:
+        return []
 
 
 def _title(slug: str) -> str:
@@ -309,6 +318,7 @@ def _ledger_table(slug: str, found: Sequence[Verdict]) -> str:
 
 
 def _ledger_row(slug: str, verdict: Verdict) -> str:
+    from survey_lib.publish.overview import dispute_link
     from survey_lib.show.markup import anchor, escape, mean_words, range_words, region_words
 
     claim, interval = verdict.claim, verdict.interval
@@ -321,11 +331,15 @@ def _ledger_row(slug: str, verdict: Verdict) -> str:
             f'<span class="interval">{range_words(interval)}</span>'
         )
     notes = '<span class="survey-small">changed after the run</span>' if verdict.changed else ""
+    disputed = "".join(
+        f'<span class="survey-small">disputes {dispute_link(other, layout.slugs())}</span>'
+        for other in claim.disputes
+    )
     address = f"../notebooks/{slug}.html#verdict-{anchor(claim.id)}"
     return (
         f'<tr role="row" class="{anchor(verdict.word)}">'
         f'<th scope="row" role="rowheader">{escape(claim.sentence)}'
-        f'<span class="survey-small">{escape(claim.where)}</span></th>'
+        f'<span class="survey-small">{escape(claim.where)}</span>{disputed}</th>'
         '<td role="cell" data-label="It holds here if">'
         f'<span class="region">{region_words(claim.region, escape(claim.unit))}</span>'
         f'<span class="survey-small">{escape(claim.measures)}</span></td>'

@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
+from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
@@ -84,6 +86,7 @@ def figure(
                 raise ValueError(f"figure {name!r}: {what} is empty; say in words what it shows")
         slug = page.current_slug()
         svg, png = _draw(fig, f"{slug}-{name}")
+        narrow = _draw(fig, f"{slug}-{name}-narrow")[0] if _stack(fig) else ""
     finally:
         plt.close(fig)
     folder = files.build_dir() / "figures" / slug
@@ -97,10 +100,15 @@ def figure(
         f'<a href="../_static/figures/{slug}/{name}.{kind}" download>{kind.upper()}</a>'
         for kind in contents
     )
+    group = f'role="group" aria-label="Figure {escape(name)}"'
+    shown = adaptive_svg(svg, f"{slug}-{name}", alt)
+    stacked = ""
+    if narrow:  # the site's style sheet shows it on a phone, in place of the wide one
+        inner = adaptive_svg(narrow, f"{slug}-{name}-n", alt)
+        stacked = f'<div class="survey-stacked" {group} style="display:none">{inner}</div>'
     html = (
         f'<figure class="survey survey-figure{" survey-hero" if hero else ""}">'
-        f'<div class="survey-scroll" role="group" aria-label="Figure {escape(name)}" '
-        f'style="overflow-x:auto">{adaptive_svg(svg, f"{slug}-{name}", alt)}</div>'
+        f'<div class="survey-scroll" {group} style="overflow-x:auto">{shown}</div>{stacked}'
         f"<figcaption>{lead(caption)}"
         f'<span class="survey-links survey-site-only" hidden>{links}</span></figcaption></figure>'
     )
@@ -115,6 +123,27 @@ def _draw(fig: MplFigure, salt: str) -> tuple[str, bytes]:
         fig.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     fig.savefig(png, format="png", metadata={"Software": None})
     return svg.getvalue().decode(), png.getvalue()
+
+
+def _stack(fig: MplFigure) -> bool:
+    """Put panels that stand side by side one above the other; False where there are none."""
+    specs = [spec for ax in fig.axes if (spec := ax.get_subplotspec()) is not None]
+    grids = [spec.get_gridspec() for spec in specs]
+    if len(specs) < 2 or len(specs) < len(fig.axes) or len(set(map(id, grids))) > 1:
+        return False  # one panel, or a colour bar or an inset that belongs to another
+    if grids[0].nrows > 1:
+        return False
+    first, height = fig.axes[0], float(fig.get_size_inches()[1])
+    below = GridSpec(len(specs), 1, figure=fig)
+    for i, ax in enumerate(fig.axes):
+        ax.set_subplotspec(below[i])
+        for side in ("left", "center", "right"):
+            ax.set_title(textwrap.fill(ax.get_title(side), 34), loc=side)
+        if ax is not first and ax.get_shared_y_axes().joined(ax, first):
+            ax.tick_params(labelleft=True)
+            ax.set_ylabel(ax.get_ylabel() or first.get_ylabel())
+    fig.set_size_inches(style.NARROW_INCHES, height * len(specs))
+    return True
 
 
 def adaptive_svg(svg: str, prefix: str, alt: str) -> str:
@@ -216,6 +245,9 @@ def panels(
     n: int, *, columns: int = 2, height: float = 3.2, sharex: bool = False, sharey: bool = True
 ) -> tuple[MplFigure, list[Axes]]:
     """A figure of ``n`` small multiples, at most ``columns`` side by side.
+
+    A single row stands one above the other on a phone, so captions speak of the first and the
+    second panel, not of left and right.
 
     Args:
         n: number of panels.

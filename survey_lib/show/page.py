@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import yaml
 
@@ -120,7 +121,7 @@ def card_panel(
     page = LIVE_STYLE + (
         '<div class="survey survey-card">'
         f'<p class="survey-headline">{escape(card.headline)}</p>'
-        f"{_strip(shown)}{_paper(card) + _badges(card.slug) if facts else ''}</div>"
+        f"{_strip(shown)}{paper_facts(card) + _badges(card.slug) if facts else ''}</div>"
     )
     lines = [card.headline, f"{card.title}. {', '.join(card.authors)}, {card.year}", card.scale]
     lines += [f"{v.sign} {v.word}: {v.claim.sentence}" for v in shown]
@@ -131,7 +132,7 @@ def facts_panel(card: Card | None = None) -> Html:
     """The paper's facts, our scale beside the paper's, and the badges, on their own."""
     card = card or read_card(current_slug())
     return Html(
-        f'{LIVE_STYLE}<div class="survey survey-card">{_paper(card)}{_badges(card.slug)}'
+        f'{LIVE_STYLE}<div class="survey survey-card">{paper_facts(card)}{_badges(card.slug)}'
         f"{_card_text(card)}</div>",
         f"{card.title}. {', '.join(card.authors)}, {card.year}\n{card.scale}",
     )
@@ -190,20 +191,29 @@ def _chip(verdict: Verdict) -> str:
     )
 
 
-def _paper(card: Card) -> str:
+def paper_facts(card: Card, *, titled: bool = True) -> str:
+    """HTML of the paper's facts: title, authors, links, scale, tags.
+
+    Args:
+        card: the paper.
+        titled: False where the title stands above already.
+    """
     links = []
     if card.arxiv:
         links.append(link(f"https://arxiv.org/abs/{card.arxiv}", f"arXiv:{card.arxiv}"))
     if card.doi:
         links.append(link(f"https://doi.org/{card.doi}", "DOI"))
     if card.code:
-        licence = f" ({escape(card.code_licence)})" if card.code_licence else ""
+        licence = f" (licence: {escape(card.code_licence)})" if card.code_licence else ""
         links.append(link(card.code, "code") + licence)
+    elif card.code_licence:
+        links.append(escape(card.code_licence))  # says why there is no code
     tags = "".join(f"<li>{escape(tag)}</li>" for tag in card.tags)
     return (
         '<div class="survey-paper">'
-        f'<p class="title"><cite>{escape(card.title)}</cite></p>'
-        f'<p class="by">{escape(", ".join(card.authors))} · {card.year} · {escape(card.venue)}</p>'
+        + (f'<p class="title"><cite>{escape(card.title)}</cite></p>' if titled else "")
+        + f'<p class="by">{escape(", ".join(card.authors))} · {card.year} · '
+        f"{escape(card.venue)}</p>"
         + (f'<p class="links">{" · ".join(links)}</p>' if links else "")
         + f'<p class="scale"><strong>Scale.</strong> {escape(card.scale)}</p>'
         + (f'<ul class="tags" aria-label="Tags">{tags}</ul>' if tags else "")
@@ -217,7 +227,8 @@ def _badges(slug: str) -> str:
     if url.startswith("https://github.com/"):
         colab = url.replace("https://github.com/", "https://colab.research.google.com/github/")
         items.append(link(f"{colab}/blob/{branch}/notebooks/{slug}.ipynb", "Run on Colab"))
-    method = f"{url}/blob/{branch}/survey_lib/methods/{slug}.py"
+    path = method_file(slug).relative_to(files.PACKAGE).as_posix()
+    method = f"{url}/blob/{branch}/survey_lib/{path}"
     items.append(link(method, "Read the method’s code"))
     # the address inside the site is dead elsewhere, so the style sheet of the site unhides it
     download = link(f"../_sources/notebooks/{slug}.ipynb", "Download the notebook", download="")
@@ -226,6 +237,12 @@ def _badges(slug: str) -> str:
         f'<p class="survey-badges">{"".join(items)}<span class="survey-site-only" hidden>'
         f'{download}</span><span class="survey-cost">{cost_words(seconds, size)}</span></p>'
     )
+
+
+def method_file(slug: str, package: Path | None = None) -> Path:
+    """The file of a paper's method: ``methods/<slug>.py``, or its ``method.py`` in a folder."""
+    folder = (package or files.PACKAGE) / "methods" / slug
+    return folder / "method.py" if folder.is_dir() else folder.with_suffix(".py")
 
 
 def _last_cost(slug: str) -> tuple[float | None, int | None]:

@@ -26,7 +26,9 @@ FONT_POINTS = 11
 SINGLE_INCHES = 5.9
 """Width of a figure with one panel: on a phone its text is still about 8.6 px high."""
 WIDE_INCHES = 8.2
-"""Width of a figure with panels side by side; on a phone its own box scrolls."""
+"""Width of a figure with panels side by side; on a phone they stand one above the other."""
+NARROW_INCHES = 4.4
+"""Width of such a figure on a phone: its text is about 12 px high there."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ def vega_config() -> dict[str, Any]:
             "domainColor": muted,
             "tickColor": muted,
             "titlePadding": 8,
+            "labelSeparation": 6,
         },
         "axisX": {"grid": False},
         "axisY": {"domain": False, "ticks": False, "labelPadding": 9},

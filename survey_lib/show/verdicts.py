@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from survey_lib.evidence.verdicts import MINIMUM_SEEDS, NOT_TESTED, SIGNS, Verdict
+from survey_lib.evidence.verdicts import MINIMUM_SEEDS, SIGNS, Verdict
 from survey_lib.show import page
 from survey_lib.show.markup import (
     LIVE_STYLE,
@@ -37,24 +37,22 @@ def verdict_table(
         f'<th scope="col" role="columnheader">{words}</th>'
         for words in ("The paper says", "It holds here if", "Found", "Verdict")
     )
-    rows = "".join(_row(v, code_changed_since) for v in shown)
-    source = ""
+    rows = "".join(map(_row, shown))
+    changed = ""
     if code_changed_since:
-        source = (
-            '<p class="survey-note">Recorded runs were made at commit '
-            f"{escape(code_changed_since)}; the code they ran has changed since.</p>"
-        )
-    source += records_link(page.CONTEXT.slug) if page.CONTEXT.slug else ""
+        made_at = escape(code_changed_since)
+        changed = f" <strong>Made at commit {made_at}; the code has changed since.</strong>"
+    source = records_link(page.CONTEXT.slug) if page.CONTEXT.slug else ""
     markup = LIVE_STYLE + (
         '<div class="survey survey-verdicts"><table role="table"><caption><span>Each claim, the '
         "rule fixed before the run, and what came out. Intervals are 95 % Student’s t over seeds."
-        f'</span></caption><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+        f'{changed}</span></caption><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
         f'<tbody role="rowgroup">{rows}</tbody></table>{source}</div>'
     )
     return Html(markup, "\n".join(_plain(v) for v in shown))
 
 
-def _row(verdict: Verdict, code_changed_since: str) -> str:
+def _row(verdict: Verdict) -> str:
     claim = verdict.claim
     rule = (
         f'<span class="region">{region_words(claim.region, escape(claim.unit))}</span>'
@@ -66,8 +64,6 @@ def _row(verdict: Verdict, code_changed_since: str) -> str:
         notes.append(f"about {number(needed)} seeds would decide")
     if verdict.changed:
         notes.append('<strong class="survey-flag">changed after the run</strong>')
-    if code_changed_since and verdict.word != NOT_TESTED:
-        notes.append('<strong class="survey-flag">code has changed since</strong>')
     told = "".join(f'<span class="survey-small">{note}</span>' for note in notes)
     return (
         f'<tr role="row" id="verdict-{anchor(claim.id)}" class="{anchor(verdict.word)}">'

@@ -15,18 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from survey_lib import files
+from tests.browser import chromium, screens  # noqa: F401 (screens is a fixture)
 
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SETTINGS = {
     # no window of announcements, and nobody is asked for a newer version
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -60,6 +50,8 @@ def lab(tmp_path_factory):
     port, token = _free_port(), secrets.token_hex(16)
     env = os.environ | {
         "SURVEY_PROFILE": "smoke",
+        "SURVEY_JOBS": "1",  # two chapters run at a time
+        "OMP_NUM_THREADS": "1",
         "SURVEY_BUILD": str(folder / "build"),
         "IPYTHONDIR": str(folder / "ipython"),
         "JUPYTER_CONFIG_DIR": str(folder / "config"),
@@ -73,6 +65,8 @@ def lab(tmp_path_factory):
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
     command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={shown}"]
+    # lets a test ask the open notebook itself what has run
+    command += ["--LabApp.expose_app_in_browser=True"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -84,8 +78,7 @@ def lab(tmp_path_factory):
         yield SimpleNamespace(address=address, token=token, folder=shown)
     finally:
         # the server ends its kernels, and they their workers
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:
@@ -93,7 +86,7 @@ def lab(tmp_path_factory):
             process.wait(10)
 
 
-def _wait(process: subprocess.Popen, url: str, log: Path, seconds: float = 60) -> None:
+def _wait(process: subprocess.Popen, url: str, log: Path, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
@@ -106,32 +99,25 @@ def _wait(process: subprocess.Popen, url: str, log: Path, seconds: float = 60) -
     raise AssertionError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
 
 
-@pytest.fixture
-def page(lab):
-    """A browser page that reaches nothing but this machine, and the requests it was refused."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not os.path.exists(CHROMIUM):
-        pytest.skip("there is no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        context = browser.new_context(viewport={"width": 1280, "height": 1000})
-        refused: list[str] = []
-
-        def gate(route):
-            if route.request.url.startswith((lab.address, "data:", "blob:")):
-                route.continue_()
-            else:
-                refused.append(route.request.url)
-                route.abort()
-
-        context.route("**/*", gate)
-        one = context.new_page()
-        yield SimpleNamespace(page=one, refused=refused)
-        browser.close()
-
-
 @pytest.fixture(scope="session")
-def screens():
-    folder = files.build_dir() / "screens"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def browser():
+    with chromium() as one:
+        yield one
+
+
+@pytest.fixture
+def page(lab, browser):
+    """A browser page that reaches nothing but this machine, and the requests it was refused."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    refused: list[str] = []
+
+    def gate(route):
+        if route.request.url.startswith((lab.address, "data:", "blob:")):
+            route.continue_()
+        else:
+            refused.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", gate)
+    yield SimpleNamespace(page=context.new_page(), refused=refused)
+    context.close()

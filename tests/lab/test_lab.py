@@ -1,6 +1,5 @@
 """A chapter in a real JupyterLab: run all cells, move a slider, press Run, see a result."""
 
-import re
 import shutil
 import time
 
@@ -11,8 +10,16 @@ from survey_lib.publish import layout
 
 pytestmark = pytest.mark.site
 
-CAP = 240
-"""Seconds a chapter may take here, in smoke."""
+CAP = 300
+"""Seconds a chapter may take here, in smoke; a quiet machine needs about 25."""
+PATIENCE = 120
+"""Seconds that anything smaller may take: a busy machine is no failure."""
+# What the open notebook knows of its code cells; prompts of folded cells are not on the page.
+STATE = """() => jupyterapp.shell.currentWidget.content.model.sharedModel.cells
+  .filter(cell => cell.cell_type === 'code' && cell.source.trim())
+  .map(cell => ({ran: cell.execution_count !== null, errors: cell.outputs
+    .filter(output => output.output_type === 'error')
+    .map(output => `${output.ename}: ${output.evalue}`)}))"""
 SMALL = """\
 import altair as alt
 import matplotlib.pyplot as plt
@@ -49,46 +56,36 @@ class Lab:
 
     def __init__(self, page, lab, name):
         self.page = page
+        page.set_default_timeout(1000 * PATIENCE)
         page.goto(f"{lab.address}/lab/tree/{name}?token={lab.token}&reset")
-        page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
-        notebook = layout.read_notebook(lab.folder / name)
-        self.cells = sum(bool(source.strip()) for source in layout.code_sources(notebook))
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for()
         # a page without a kernel calls itself idle too
         page.wait_for_function(
             "() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status"
             " === 'idle' && !/No Kernel/.test("
             "document.querySelector('.jp-Toolbar-kernelName').innerText)",
-            timeout=60_000,
         )
 
     def run_all(self, seconds):
         """Menu Run, item Run All Cells; wait until every code cell has run."""
         self.page.locator(".lm-MenuBar-item", has_text="Run").first.click()
         item = self.page.locator("[data-command='runmenu:run-all']")
-        item.wait_for(timeout=10_000)
+        item.wait_for()
         item.click()
         end = time.monotonic() + seconds
-        while self.done() < self.cells:
-            assert self.errors() == []
-            assert time.monotonic() < end, f"{self.done()} of {self.cells} cells in {seconds} s"
+        while True:
+            cells = self.page.evaluate(STATE)
+            assert [error for cell in cells for error in cell["errors"]] == []
+            done = sum(cell["ran"] for cell in cells)
+            if done == len(cells) > 0:
+                return
+            assert time.monotonic() < end, f"{done} of {len(cells)} cells in {seconds} s"
             self.page.wait_for_timeout(250)
-        assert self.errors() == []
-
-    def done(self):
-        """Number of code cells that have finished: their prompts hold a number."""
-        prompts = self.page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
-        return sum(bool(re.search(r"\d", prompt)) for prompt in prompts)
-
-    def errors(self):
-        """Last lines of tracebacks on the page."""
-        shown = self.page.locator("[data-mime-type='application/vnd.jupyter.stderr']")
-        texts = [t for t in shown.all_inner_texts() if "Traceback" in t]
-        return [t.strip().splitlines()[-1] for t in texts]
 
     def explorer(self):
         """The output area that holds the controls."""
         box = self.page.locator(".jp-OutputArea-output", has=self.page.locator(".widget-vbox"))
-        box.last.wait_for(timeout=30_000)
+        box.last.wait_for()
         box.last.scroll_into_view_if_needed()
         return box.last
 
@@ -101,17 +98,17 @@ def step(page, box, key="ArrowRight"):
     handle = slider.locator(".noUi-handle")
     handle.focus()
     page.keyboard.press(key)
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while told.inner_text() == before and time.monotonic() < end:
         page.wait_for_timeout(50)
     return before, told.inner_text()
 
 
-def until(page, seconds, words, found):
+def until(page, words, found):
     """Wait until ``found()`` is true; the assertion says what was waited for."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE
     while not found():
-        assert time.monotonic() < end, f"{words} did not happen in {seconds} s"
+        assert time.monotonic() < end, f"{words} did not happen in {PATIENCE} s"
         page.wait_for_timeout(100)
 
 
@@ -125,49 +122,50 @@ def small(lab, name, slow):
 
 def test_a_fast_explorer_answers_to_each_step(lab, page):
     one = Lab(page.page, lab, small(lab, "fast.ipynb", False))
-    one.run_all(60)
+    one.run_all(PATIENCE)
     box = one.explorer()
     assert box.locator("table").count() == 1  # recorded numbers, before anything is computed
     before, after = step(page.page, box)
     assert before != after
-    until(page.page, 30, "a new figure", lambda: "Computed for 0.25" in box.inner_text())
+    until(page.page, "a new figure", lambda: "Computed for 0.25" in box.inner_text())
     assert box.get_by_role("img", name="A line to 0.25").count() == 1
     assert page.refused == []
 
 
 def test_a_slow_explorer_waits_for_its_button(lab, page):
     one = Lab(page.page, lab, small(lab, "slow.ipynb", True))
-    one.run_all(60)
+    one.run_all(PATIENCE)
     box = one.explorer()
     step(page.page, box)
-    until(page.page, 10, "the hint", lambda: "Press Run to compute" in box.inner_text())
+    until(page.page, "the hint", lambda: "Press Run to compute" in box.inner_text())
     assert box.locator("figure").count() == 0
     box.get_by_role("button", name="Run", exact=True).press("Enter")
-    until(page.page, 30, "a new figure", lambda: "Computed for 0.25" in box.inner_text())
-    assert "Computed here in" in box.inner_text()
+    until(page.page, "a new figure", lambda: "Computed for 0.25" in box.inner_text())
+    until(page.page, "the time it took", lambda: "Computed here in" in box.inner_text())
     assert page.refused == []
 
 
 @pytest.mark.parametrize("slug", layout.slugs())
 def test_a_chapter_runs_and_its_explorer_computes(slug, lab, page, screens):
-    start = time.monotonic()
     shutil.copy(layout.source(slug), lab.folder / f"{slug}.ipynb")
     one = Lab(page.page, lab, f"{slug}.ipynb")
     try:
         one.run_all(CAP)
+        if slug in layout.NO_CARD:
+            return
         box = one.explorer()
         before, after = step(page.page, box, "End")
         assert before != after
         old = box.locator(".jp-OutputArea").last.inner_html()
-        box.get_by_role("button", name="Run", exact=True).click()
-        left = CAP - (time.monotonic() - start)
-        until(page.page, max(30, left), "the result", lambda: "Computed here" in box.inner_text())
+        run = box.get_by_role("button", name="Run", exact=True)
+        if run.count():  # a fast explorer answers to the step itself
+            run.click()
+        until(page.page, "the result", lambda: "Computed here" in box.inner_text())
         assert "That did not work" not in box.inner_text()
         new = box.locator(".jp-OutputArea").last
-        assert new.inner_html() != old
+        until(page.page, "a new output", lambda: new.inner_html() != old)
         assert new.locator("figure svg, table, img").count() >= 1
         new.evaluate("e => e.scrollIntoView({block: 'end'})")
     finally:
         page.page.screenshot(path=str(screens / f"lab-{slug}.png"))
-        page.page.screenshot(path=str(screens / "lab.png"))
     assert page.refused == []

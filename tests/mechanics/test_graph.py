@@ -243,6 +243,18 @@ def test_what_is_not_understood_is_one_clear_sentence(case):
     assert "\n" not in str(caught.value)
 
 
+def test_a_norm_of_the_wrong_size_is_one_clear_sentence():
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(5))
+    with pytest.raises(
+        GraphError, match=r"^1: 1 fails on the example: 4 channels meet a norm of 5"
+    ):
+        trace_groups(model, torch.randn(1, 2, 3, 3))
+
+
+def test_a_net_without_channels_has_no_groups():
+    assert trace_groups(nn.Sequential(nn.ReLU()), torch.randn(1, 2, 3, 3)).groups == ()
+
+
 def test_an_example_of_the_wrong_shape_is_one_clear_sentence():
     with pytest.raises(GraphError, match=r"^a: a fails on the example: "):
         trace_groups(Plain(), torch.randn(1, 7, 8, 8))

@@ -73,12 +73,13 @@ def text(source, *tags):
 
 
 def chapter(*cells):
-    """A source notebook that the checks accept: title, set-up, parameters, hero and ``cells``."""
+    """A source notebook that the checks accept, with ``cells`` between parameters and explorer."""
     given = [
         text("# A title"),
         code("'slot'", "hero-slot"),
         code('profile = "quick"', "parameters"),
         *cells,
+        code("'explorer'", "explorer"),
         code("'hero'", "hero"),
     ]
     given.insert(1, setup_cell.setup_cell("https://github.com/owner/name"))

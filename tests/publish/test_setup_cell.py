@@ -91,6 +91,30 @@ def test_sync_adds_and_mends_the_setup_cell(book):
         )
 
 
+def test_a_release_installs_itself_and_main_follows(book, monkeypatch):
+    tags = {"--list": [], "--points-at": []}
+    monkeypatch.setattr(check, "_git", lambda root, *words: tags.get(words[1], []))
+
+    def findings():
+        return [f.remedy for f in check.check_sources() if "install" in f.what]
+
+    assert setup_cell.sync(ref="v0.3.0")[0].name == "_config.yml"
+    assert layout.branch() == "v0.3.0"
+    source = layout.read_notebook(layout.source("alpha")).cells[1].source
+    assert source == setup_cell.setup_source(URL, "v0.3.0")
+    assert findings() == []  # the tag is still to be made
+    tags |= {"--list": ["v0.3.0"], "--points-at": ["v0.3.0"]}
+    assert findings() == []
+    tags["--points-at"] = []  # a later commit
+    assert findings() == ["run survey sync --ref main"]
+    setup_cell.sync(ref="main")
+    assert findings() == []
+    tags["--points-at"] = ["v0.4.0"]
+    assert findings() == ["run survey sync --ref v0.4.0 before tagging"]
+    with pytest.raises(PublishError, match="no name of a tag or branch"):
+        setup_cell.sync(ref="v1; rm")
+
+
 @pytest.mark.parametrize(
     "address", ["https://gitlab.com/a/b", "owner/name", "https://github.com/a"]
 )

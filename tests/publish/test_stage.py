@@ -6,7 +6,7 @@ from nbformat import v4
 from survey_lib.cards.card import Claim
 from survey_lib.evidence.intervals import Interval
 from survey_lib.evidence.verdicts import REPRODUCED, Verdict
-from survey_lib.publish import execute, layout, stage
+from survey_lib.publish import execute, layout, overview, stage
 from survey_lib.publish.layout import PublishError
 
 from .conftest import chapter, code, text
@@ -52,7 +52,8 @@ def test_markdown_comes_from_the_source_and_outputs_from_the_run(book):
     words = [c.source for c in shown.cells if c.cell_type == "markdown"]
     assert words == ["# A title", "new words", "a paragraph more"]
     codes = [c.source for c in shown.cells if c.cell_type == "code"]
-    assert codes[1:] == ["'slot'", 'profile = "quick"', 'profile = "smoke"', "1 + 1", "'hero'"]
+    assert codes[1:4] == ["'slot'", 'profile = "quick"', 'profile = "smoke"']
+    assert codes[4:] == ["1 + 1", "'explorer'", "'hero'"]
     assert [c.execution_count for c in shown.cells if c.cell_type == "code"][-1] == 1
 
 
@@ -192,6 +193,7 @@ def test_stage_holds_sources_at_their_paths_and_generated_pages(book, monkeypatc
     notice = nbformat.read(folder / "notebooks" / "beta.ipynb", as_version=4).cells[0].source
     assert "did not run to its end" in notice
     assert "at x" in notice
+    assert 'id="verdict-' not in notice  # beta has no card
     assert str(book.root) not in notice
     with pytest.raises(PublishError, match="never executed"):
         stage.stage()
@@ -225,14 +227,17 @@ def test_ledger_lists_each_claim_with_its_interval_and_escapes(book, monkeypatch
     from survey_lib.experiments import EXPERIMENTS, runner
 
     claim = Claim(
-        "a-claim", "Small <script> wins", "Table 1", "gain", "gain", (0.0, None), "", unit="points"
-    )
+        "a-claim", "Small <script> wins", "Table 1", "gain", "gain", (0.0, None), "", unit="points",
+        disputes=("beta/other-claim",),
+    )  # fmt: skip
     verdict = Verdict(claim, REPRODUCED, Interval(1.1, 0.76, 1.44, 5), {0: 1.1})
     monkeypatch.setitem(EXPERIMENTS, "alpha", "no.module")
     monkeypatch.setattr(runner, "verdicts", lambda slug: [verdict])
     card = SimpleNamespace(title="Alpha", authors=("A. Author",), year=2031)
     monkeypatch.setattr(stage, "read_card", lambda slug: card)
+    monkeypatch.setattr(overview, "read_card", lambda slug: SimpleNamespace(title="Beta: more"))
     page = stage.ledger_page()
+    assert 'disputes <a href="../notebooks/beta.html#verdict-other-claim">Beta: other claim' in page
     assert "**1 claims:** ✓ 1 reproduced, ✗ 0 not reproduced" in page
     assert "../notebooks/alpha.html#verdict-a-claim" in page
     assert "[0.76, 1.44]" in page

@@ -108,7 +108,7 @@ def test_a_usual_figure_is_light(opened):
         for i, key in enumerate(("magnitude", "fisher", "thinet", "lrp", "random")):
             band(ax, x, x + i, x + i - 0.1, x + i + 0.1, key)
         label_ends(ax)
-    assert len(figure(fig, "many", data=None, **WORDS).html.encode()) < 80_000
+    assert len(figure(fig, "many", data=None, **WORDS).html.encode()) < 100_000
 
 
 def test_figures_are_closed_even_when_refused(opened):
@@ -232,3 +232,37 @@ def test_band_draws_the_line_and_its_interval(opened):
     (area,) = ax.collections
     assert area.get_paths()[0].vertices[:, 1].min() == 4
     assert area.get_paths()[0].vertices[:, 1].max() == 7
+
+
+def test_panels_side_by_side_stand_one_above_the_other_on_a_phone(opened):
+    fig, axes = panels(2, sharey=True)
+    for ax in axes:
+        band(ax, [1, 0.1], [0.9, 0.5], [0.8, 0.4], [1.0, 0.6], "magnitude")
+        ax.set_title("panel")
+    axes[0].set_ylabel("accuracy")
+    shown = figure(fig, "both", data=DATA, **WORDS)
+    wide, narrow = (ElementTree.fromstring(s) for s in re.findall(r"(?s)<svg.*?</svg>", shown.html))
+    size = [[float(v) for v in svg.get("viewBox").split()[2:]] for svg in (wide, narrow)]
+    assert size[1][0] == pytest.approx(72 * style.NARROW_INCHES)
+    assert size[1][1] == pytest.approx(2 * size[0][1])
+    said = ["".join(svg.itertext()) for svg in (wide, narrow)]
+    # the lower panel has a y axis of its own there, with numbers and words
+    assert [text.count("accuracy") for text in said] == [1, 2]
+    assert [text.count("0.7") for text in said] == [1, 2]
+    ids = re.findall(r'\bid="([^"]+)"', shown.html)
+    assert len(ids) == len(set(ids))
+    assert 'class="survey-stacked"' in shown.html
+    assert shown.png  # the file that is kept is the wide one
+    assert f'viewBox="{wide.get("viewBox")}"' in shown.files[0].read_text(encoding="utf-8")
+
+
+def test_single_panels_and_grids_of_rows_are_drawn_once(opened):
+    for n in (1, 4):
+        fig, axes = panels(n)
+        for ax in axes:
+            ax.plot([0, 1], [0, 1])
+        shown = figure(fig, f"n{n}", data=None, **WORDS)
+        assert shown.html.count("<svg") == 1
+    fig, (ax, _) = panels(2)
+    fig.colorbar(ax.imshow([[0, 1]]), ax=ax)  # stands beside its panel, wherever that is
+    assert figure(fig, "bar", data=None, **WORDS).html.count("<svg") == 1

@@ -1,28 +1,20 @@
 import functools
 import http.server
+import os
 import threading
 
 import pytest
 
-from survey_lib import files
 from survey_lib.publish import build
-
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.browser import chromium, screens  # noqa: F401 (screens is a fixture)
 
 
 @pytest.fixture(scope="session")
 def site():
     folder = build.site()
     if not (folder / "index.html").exists():
+        if os.environ.get("CI"):
+            pytest.fail("there is no built site: run make book first")
         pytest.skip("there is no built site: run make book")
     return folder
 
@@ -46,19 +38,5 @@ def address(site):
 
 @pytest.fixture(scope="session")
 def browser(site):
-    sync_api = pytest.importorskip("playwright.sync_api")
-    import os
-
-    if not os.path.exists(CHROMIUM):
-        pytest.skip("there is no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
-def screens():
-    folder = files.build_dir() / "screens"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    with chromium() as one:
+        yield one

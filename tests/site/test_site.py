@@ -118,27 +118,41 @@ def test_formulas_are_drawn(site, browser):
     for name in with_math:
         with visit(browser) as one:
             page = one.open((site / name).as_uri())
-            drawn = page.locator("mjx-container svg").count()
-            assert drawn >= page.locator("span.math, div.math").count() > 0
-            assert page.locator("mjx-assistive-mml math").count() == drawn
+            made = page.locator("mjx-container svg").count()
+            assert made >= page.locator("span.math, div.math").count() > 0
+            assert page.locator("mjx-assistive-mml math").count() == made
 
 
 def explorers(site):
-    return [n for n in pages() if "survey-explorer" in (site / n).read_text(encoding="utf-8")]
+    """Pages that hold an explorer: every chapter's is one."""
+    names = [n for n in pages() if "survey-explorer" in (site / n).read_text(encoding="utf-8")]
+    assert {f"notebooks/{slug}.html" for slug in layout.chapters()} <= set(names)
+    return names
+
+
+def drawn(page):
+    """The first explorer's box and its chart, once it has found its width."""
+    box = page.locator(".survey-explorer").first
+    box.scroll_into_view_if_needed()
+    box.locator(".survey-chart[data-drawn]").wait_for(timeout=10_000)
+    return box, box.locator(".vega-embed svg, svg.marks, canvas").first
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_explorer_fills_its_box_and_no_more(width, site, browser):
+    for name in explorers(site):
+        with visit(browser, width) as one:
+            box, chart = drawn(one.open((site / name).as_uri()))
+            room = box.locator(".survey-chart").bounding_box()["width"]
+            assert 0.9 * room < chart.bounding_box()["width"] <= room + 1, name
 
 
 @pytest.mark.parametrize("way", ["keyboard", "mouse"])
 def test_explorer_redraws(way, site, browser):
-    names = explorers(site)
-    if not names:
-        pytest.skip("no page of this site has an explorer")
-    for name in names:
+    for name in explorers(site):
         with visit(browser) as one:
             page = one.open((site / name).as_uri())
-            box = page.locator(".survey-explorer").first
-            box.scroll_into_view_if_needed()
-            drawing = box.locator(".vega-embed svg, svg.marks, canvas").first
-            drawing.wait_for(timeout=10_000)
+            box, drawing = drawn(page)
             slider = box.locator("input[type=range]").first
             assert slider.count() == 1, f"{name}: the explorer has no slider"
             before = picture(drawing)
@@ -168,10 +182,7 @@ def picture(drawing):
 
 
 def test_explorer_offers_a_table(site, browser):
-    names = explorers(site)
-    if not names:
-        pytest.skip("no page of this site has an explorer")
-    for name in names:
+    for name in explorers(site):
         context = browser.new_context(java_script_enabled=False)
         try:
             page = context.new_page()

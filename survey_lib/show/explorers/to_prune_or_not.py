@@ -82,13 +82,13 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     )
     kept = layers.mark_bar(height=14).encode(x="x:Q", y=order, color=colour)
     return alt.vconcat(
-        schedule.properties(height=150, width=300),
+        schedule.properties(height=150),
         alt.layer(
             cloud,
             point.encode(color=colour),
             label.encode(text=alt.Text("accuracy:Q", format=".1%"), color=colour),
-        ).properties(height=170, width=300),
-        alt.layer(whole, kept).properties(height=80, width=300),
+        ).properties(height=170),
+        alt.layer(whole, kept).properties(height=80),
     )
 
 
