@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 from survey_lib import files
@@ -22,7 +22,10 @@ Side = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
 def take_turns(sides: Mapping[str, Side], rounds: int = ROUNDS) -> dict[str, Latency]:
-    """Seconds of each side: they take turns, one thread, no garbage collection meanwhile."""
+    """Seconds of each side: they take turns, one thread, no garbage collection meanwhile.
+
+    As in the latency harness, the thread's own clock stands still while others have the core.
+    """
     times: dict[str, list[float]] = {name: [] for name in sides}
     with one_thread():
         for prepare, act in sides.values():
@@ -33,9 +36,9 @@ def take_turns(sides: Mapping[str, Side], rounds: int = ROUNDS) -> dict[str, Lat
                 given = prepare()
                 gc.collect()
                 gc.disable()
-                start = perf_counter()
+                start = thread_time()
                 act(given)
-                times[name].append(perf_counter() - start)
+                times[name].append(thread_time() - start)
                 gc.enable()
     return {
         name: Latency(min(t), statistics.median(t), rounds, statistics.median(t) > NOISY * min(t))

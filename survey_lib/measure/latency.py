@@ -3,13 +3,17 @@
 A shared machine changes speed by the second. So the contestants take turns within each round and
 only their ratios are believed; rounds that spread too much are taken again, and what still
 spreads is marked noisy.
+
+On a processor a turn is timed by the clock of the one thread that works, which stands still while
+others have the core: on an idle machine that is the time on the wall, on a busy one it is the time
+the machine would need if it were idle. On a graphics card it is the time on the wall.
 """
 
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import torch
 from torch import Tensor, nn
@@ -98,12 +102,13 @@ def compare_latency(
 
 def _pass(model: nn.Module, example: Tensor, repeats: int) -> float:
     """Seconds of one forward pass, the mean of ``repeats``."""
+    clock = perf_counter if example.is_cuda else thread_time
     _wait(example)
-    start = perf_counter()
+    start = clock()
     for _ in range(repeats):
         model(example)
     _wait(example)
-    return (perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def _wait(example: Tensor) -> None:

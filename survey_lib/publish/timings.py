@@ -73,11 +73,11 @@ def reached(row: Mapping[str, Any]) -> str:
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Tables of all rows, and what they were measured on."""
     unknown = {row["row"] for row in rows} - set(WORDS)
-    parts = []
+    parts: list[str] = []
     for name in [*WORDS, *sorted(unknown)]:
         # a row may be told in several ratios, each a table of its own
         ratios = dict.fromkeys(r["ratio_is"] for r in rows if r["row"] == name)
-        title: str = WORDS.get(name) or name
+        title = str(WORDS.get(name, name))
         parts += [f"## {title}"] if ratios else []
         for ratio_is in ratios:
             found = [r for r in rows if (r["row"], r["ratio_is"]) == (name, ratio_is)]
@@ -106,7 +106,8 @@ def _table(title: str, ratio_is: str, rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(line)
     df = pd.DataFrame(lines)
     df.columns = pd.MultiIndex.from_tuples(df.columns)
-    fine = {c: 2 for c in df.columns if c[1] and float(df[c].max()) >= 0.1}  # type: ignore[arg-type]
+    clocks = [c for c in df.columns if c[1]]
+    fine = {c: 2 for c in clocks if max(line.get(c, 0) for line in lines) >= 0.1}
     caption = f"{title}. Times in milliseconds on one thread, the sides in turns."
     shown = table(df, caption=caption, decimals=fine | decimals)
     return shown.html.removeprefix(LIVE_STYLE)

@@ -129,6 +129,13 @@ def test_noisy_rounds_are_taken_again_and_the_quietest_set_counts(monkeypatch):
     assert {(r.median, r.noisy, r.tries) for r in still.values()} == {(1.5, True, 2)}
 
 
+def test_the_clock_is_that_of_the_thread_and_passes_are_averaged(monkeypatch):
+    ticks = iter(range(0, 10_000, 3))  # each look at the thread's clock finds 3 s more
+    monkeypatch.setattr(latency, "thread_time", lambda: next(ticks))
+    monkeypatch.setattr(latency, "perf_counter", lambda: pytest.fail("the wall's clock was asked"))
+    assert latency._pass(nn.Identity(), torch.zeros(1), 4) == 3 / 4
+
+
 def test_latency_restores_the_mode_of_every_part():
     net = nn.Sequential(nn.Dropout(), nn.Dropout()).train()
     net[1].eval()
