@@ -75,6 +75,8 @@ def _build(profile: str, jobs: int | None, slugs: Sequence[str] | None) -> int:
             return 1
         rendered = "pages rendered and checked"
         files.write_atomic(_state_file(), json.dumps({"inputs": state}))
+    for slug in () if failed else unbuilt:
+        print(f"{slug}: not executed yet; its page says so")
     ran = sum(o.status == "ran" for o in outcomes)
     cached = sum(o.status == "cached" for o in outcomes)
     print(
@@ -84,8 +86,6 @@ def _build(profile: str, jobs: int | None, slugs: Sequence[str] | None) -> int:
     if failed:
         print(execute.report(outcomes), file=sys.stderr)
         return 1
-    for slug in unbuilt:
-        print(f"{slug}: not executed yet; its page says so")
     return 0
 
 

@@ -447,13 +447,14 @@ def _papers(folder: Path, unbuilt: Mapping[str, str]) -> list[str]:
 
 
 def _timings(folder: Path) -> None:
-    """Fill the page of the benchmarks, in a book that has one."""
+    """Fill the pages of the benchmarks and of the engine, in a book that has them."""
     from survey_lib.publish import timings
 
-    page = folder / "book" / "benchmarks.md"
-    if page.exists():
-        text = timings.fill(page.read_text(encoding="utf-8"), layout.root() / "benchmarks")
-        page.write_text(text, encoding="utf-8")
+    for name, fill in (("benchmarks.md", timings.fill), ("engine.md", timings.fill_example)):
+        page = folder / "book" / name
+        if page.exists():
+            text = fill(page.read_text(encoding="utf-8"), layout.root() / "benchmarks")
+            page.write_text(text, encoding="utf-8")
 
 
 def _write_toc(folder: Path, papers: Sequence[str] = ()) -> None:

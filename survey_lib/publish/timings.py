@@ -27,6 +27,10 @@ WORDS = {
 """Rows in the order of the page, with the headings of their tables."""
 
 
+EXAMPLE = "<!-- survey: own_model -->"
+"""Where the page on the channel engine shows ``survey prune``."""
+
+
 def fill(page: str, folder: Path) -> str:
     """The page's Markdown with its tables at the mark.
 
@@ -41,6 +45,26 @@ def fill(page: str, folder: Path) -> str:
     if page.count(MARK) != 1:
         raise PublishError(f"book/benchmarks.md must hold the line {MARK} once: put it there")
     return page.replace(MARK, markdown(read(folder)))
+
+
+def fill_example(page: str, folder: Path) -> str:
+    """The page's Markdown with what ``survey prune`` printed, as recorded, at the mark.
+
+    Raises:
+        PublishError: the mark is missing or stands twice, or there is no record.
+    """
+    if page.count(EXAMPLE) != 1:
+        raise PublishError(f"book/engine.md must hold the line {EXAMPLE} once: put it there")
+    path = folder / "own_model.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        text = f"$ {kept['command']}\n{kept['printed'].rstrip()}"
+        when = f"Recorded on {kept['made'][:10]} at commit {kept['commit']}."
+    except (OSError, ValueError, KeyError):
+        raise PublishError(
+            f"benchmarks/{path.name} holds no record: run python -m benchmarks.own_model"
+        ) from None
+    return page.replace(EXAMPLE, f"```text\n{text}\n```\n\n{when}")
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -17,8 +17,10 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     model = copy.deepcopy(model).double().eval()
     with torch.no_grad():
         for p in model.parameters():
-            if p.ndim < 2 or p.abs().max() < 1e-3:  # biases, and what starts at zero
-                p.copy_(0.3 * normal(p) + (1.0 if p.ndim < 2 else 0.0))
+            if p.ndim < 2:  # biases, and norms' and other scales
+                p.copy_(1.0 + 0.3 * normal(p))
+            else:
+                p.copy_(normal(p) / p[0].numel() ** 0.5)
         for module in model.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 module.running_mean.copy_(0.3 * normal(module.running_mean))

@@ -114,3 +114,17 @@ def test_the_examples_of_the_engine_page_run_and_print_what_it_says(monkeypatch,
     assert "speed-up ÷ MAC ratio" in printed
     graph = trace_groups(names["model"], names["image"])
     assert {k for g in graph.groups for k in g.kinds} == {"plain", "residual"}
+
+
+def test_the_example_of_a_users_net_is_shown_as_it_was_recorded(tmp_path):
+    kept = {"command": "survey prune --x", "printed": "MACs 1 2\n", "made": "2026-01-02T03",
+            "commit": "abc"}  # fmt: skip
+    (tmp_path / "own_model.json").write_text(json.dumps(kept))
+    page = timings.fill_example(f"a\n\n{timings.EXAMPLE}\n\nb", tmp_path)
+    assert "```text\n$ survey prune --x\nMACs 1 2\n```" in page
+    assert "Recorded on 2026-01-02 at commit abc." in page
+    with pytest.raises(PublishError, match="must hold the line"):
+        timings.fill_example("nothing", tmp_path)
+    (tmp_path / "own_model.json").write_text("{}")
+    with pytest.raises(PublishError, match=r"run python -m benchmarks\.own_model"):
+        timings.fill_example(timings.EXAMPLE, tmp_path)

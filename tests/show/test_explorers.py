@@ -33,7 +33,7 @@ def made(request):
     page.begin(request.param, "quick")
     module = importlib.import_module(f"survey_lib.show.explorers.{request.param}")
     recorded = study(request.param)
-    return module.explorer(recorded, "quick"), recorded
+    return module.explorer(recorded), recorded
 
 
 def test_every_chapter_has_a_study_or_is_a_draft_and_each_is_in_the_book():
