@@ -107,13 +107,13 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     point = runs.transform_filter(here).mark_point(filled=True, size=130, opacity=1)
     label = runs.transform_filter(here).mark_text(dy=-14, fontWeight="bold")
     return alt.vconcat(
-        along.properties(height=190, width=262),
-        bars.properties(height=80, width=262),
+        along.properties(height=190, width=245),
+        bars.properties(height=80, width=245),
         alt.layer(
             cloud,
             point.encode(color=alt.value(model)),
             label.encode(text=alt.Text("accuracy:Q", format=".1%"), color=alt.value(model)),
-        ).properties(height=150, width=262),
+        ).properties(height=150, width=245),
     )
 
 
