@@ -306,8 +306,9 @@ def scratch(task: Task, cell: Cell, generator: torch.Generator) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
         torch.manual_seed(draw)
         for module in small.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
     epochs = cell.epochs + TUNING_EPOCHS
     fit(small, task.with_training(epochs=epochs, lr=cell.lr), generator=generator)
     return small
@@ -418,9 +419,8 @@ def cut_one_layer(
     as_kept = set(range(channels)) - set(other)
     w = method.rescaling(rows.x[:, kept], rows.y)
     plain = apply_recipe(net, graph, {name: kept})
-    reader = method.reading_layer(plain, trace_groups(plain, task.example(1))[name])
     numbers = {"accuracy_plain": evaluate(plain, task, "val")["accuracy"]}
-    method.fold(plain.get_submodule(reader.module), reader.positions, w)
+    method.fold(*method.reading_layer(plain, trace_groups(plain, task.example(1))[name]), w)
     return numbers | {
         "r": r,
         "channels": channels,

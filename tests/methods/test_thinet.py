@@ -295,8 +295,9 @@ def test_two_equal_channels_share_the_change():
 def test_folding_is_scaling_the_input_channels(name):
     net, images, graph = made(name)
     w = np.array([0.5, 2.0, -1.0, 1.0, 3.0])
-    reader = reading_layer(net, graph["first"])
-    spread = torch.from_numpy(w).repeat_interleave(reader.positions.shape[1])
+    layer, positions = reading_layer(net, graph["first"])
+    assert layer is net.second
+    spread = torch.from_numpy(w).repeat_interleave(positions.shape[1])
 
     def scale(_, x):
         return (x[0] * spread.reshape(1, -1, *[1] * (x[0].ndim - 2)),)
@@ -305,7 +306,7 @@ def test_folding_is_scaling_the_input_channels(name):
     expected = net(images)
     handle.remove()
     bias = net.second.bias.clone()
-    method.fold(net.second, reader.positions, w)
+    method.fold(net.second, positions, w)
     torch.testing.assert_close(net(images), expected, rtol=0, atol=1e-12)
     assert torch.equal(net.second.bias, bias)
 
@@ -313,9 +314,10 @@ def test_folding_is_scaling_the_input_channels(name):
 @pytest.mark.parametrize("name", NETS)
 def test_taking_filters_out_is_masking_them_where_they_are_read(name):
     net, images, graph = made(name)
-    reader = reading_layer(net, graph["first"])
+    layer, positions = reading_layer(net, graph["first"])
+    assert layer is net.second
     small = apply_recipe(net, graph, {"first": [0, 3]})
-    gone = torch.from_numpy(reader.positions[[1, 2, 4]].ravel())
+    gone = torch.from_numpy(positions[[1, 2, 4]].ravel())
     handle = net.second.register_forward_pre_hook(lambda _, x: (x[0].index_fill(1, gone, 0.0),))
     expected = net(images)
     handle.remove()

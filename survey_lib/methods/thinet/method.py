@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ def rescaling(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return 1 + np.linalg.lstsq(x, y - x.sum(1), rcond=None)[0]
 
 
-def fold(layer: nn.Module, positions: np.ndarray, w: np.ndarray) -> None:
+def fold(layer: Any, positions: np.ndarray, w: np.ndarray) -> None:
     """W[:, c] ← ŵ_c W[:, c] in layer i + 1, for all its output filters alike."""
     factors = torch.ones(layer.weight.shape[1], dtype=torch.float64, device="cpu")
     factors[positions.ravel()] = torch.from_numpy(w).repeat_interleave(positions.shape[1])
@@ -202,8 +203,7 @@ def layer_by_layer(
         held_out = sample_rows(net, now[name], others, config.pairs, generator)
         kept, w = choose(Site(net, now[name], images, rows), number, generator)
         net = apply_recipe(net, now, {name: kept})
-        reader = reading_layer(net, trace_groups(net, example)[name])
-        fold(net.get_submodule(reader.module), reader.positions, w)
+        fold(*reading_layer(net, trace_groups(net, example)[name]), w)
         recipe[name] = kept
         table.append({"layer": name, "channels": graph[name].size, "kept": number,
                       "error": rows.error(kept, w),

@@ -6,13 +6,14 @@ x_{ck} + b`, where :math:`x` is the window of its input there. A row holds the p
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from survey_lib.mechanics.groups import ChannelGroup, Slice
+from survey_lib.mechanics.groups import ChannelGroup
 from survey_lib.mechanics.modes import evaluating
 from survey_lib.tasks.task import Task
 
@@ -63,10 +64,9 @@ def sample_rows(
 
     A linear layer that reads flattened maps has one location; a channel's whole map is its window.
     """
-    reader = reading_layer(net, group)
-    layer = net.get_submodule(reader.module)
+    layer, positions = reading_layer(net, group)
     weight, bias = layer.weight.detach().double(), layer.bias
-    positions = torch.from_numpy(reader.positions).to(images.device)  # (C, 1), or (C, H W)
+    at = torch.from_numpy(positions).to(images.device)  # (C, 1), or (C, H W)
     xs, ys = [], []
     for chunk in images.split(CHUNK):
         inputs, outputs = seen_and_made(net, layer, chunk)
@@ -80,14 +80,14 @@ def sample_rows(
         products = filters * _windows(layer, inputs, image, place[1:])
         if products.ndim == 4:
             products = products.sum((2, 3))
-        xs.append(products[:, positions].sum(2))
+        xs.append(products[:, at].sum(2))
         y = outputs[(image, *place)].double()
         ys.append(y if bias is None else y - bias.detach().double()[place[0]])
     return Rows(torch.cat(xs).cpu().numpy(), torch.cat(ys).cpu().numpy())
 
 
-def reading_layer(net: nn.Module, group: ChannelGroup) -> Slice:
-    """The one layer that reads a group.
+def reading_layer(net: nn.Module, group: ChannelGroup) -> tuple[Any, np.ndarray]:
+    """The one layer that reads a group, and where in its input each unit lies: (C, p).
 
     Raises:
         ValueError: it isn't read by one ordinary convolution or linear layer, all of whose
@@ -95,13 +95,13 @@ def reading_layer(net: nn.Module, group: ChannelGroup) -> Slice:
     """
     if len(group.consumers) == 1:
         reader = group.consumers[0]
-        layer = net.get_submodule(reader.module)
+        layer: Any = net.get_submodule(reader.module)
         plain = isinstance(layer, nn.Linear) or (
             isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros"
             and not isinstance(layer.padding, str)
         )  # fmt: skip
         if plain and reader.positions.size == layer.weight.shape[1]:
-            return reader
+            return layer, reader.positions
     readers = ", ".join(s.module for s in group.consumers) or "no layer"
     raise ValueError(
         f"thinet: {group.name} is read by {readers}; the method needs one convolution (or linear "
@@ -112,7 +112,7 @@ def reading_layer(net: nn.Module, group: ChannelGroup) -> Slice:
 @torch.no_grad()
 def seen_and_made(net: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Input and output of ``layer`` when the net sees ``images``, in eval mode."""
-    found: list[Tensor] = []
+    found: list[Any] = []
     handle = layer.register_forward_hook(lambda _, x, y: found.extend((x[0], y)))
     try:
         with evaluating(net):
@@ -122,11 +122,11 @@ def seen_and_made(net: nn.Module, layer: nn.Module, images: Tensor) -> tuple[Ten
     return found[0], found[1]
 
 
-def _windows(layer: nn.Module, inputs: Tensor, image: Tensor, at: list[Tensor]) -> Tensor:
+def _windows(layer: Any, inputs: Tensor, image: Tensor, at: list[Tensor]) -> Tensor:
     """What the layer looks at: (m, C, K, K) around each location, zero-padded; (m, F) if linear."""
-    if not isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Linear):
         return inputs[image].double()
-    (ph, pw), (sh, sw), (dh, dw) = layer.padding, layer.stride, layer.dilation  # type: ignore[misc]
+    (ph, pw), (sh, sw), (dh, dw) = layer.padding, layer.stride, layer.dilation
     padded = F.pad(inputs, (pw, pw, ph, ph))
     kh, kw = (torch.arange(k, device="cpu") for k in layer.kernel_size)
     u = at[0][:, None] * sh + kh * dh  # (m, K)

@@ -46,14 +46,11 @@ def weight_sum(site: Site, keep: int, _: torch.Generator) -> tuple[list[int], np
 
 def apoz(site: Site, keep: int, _: torch.Generator) -> tuple[list[int], np.ndarray]:
     """The share of a filter's outputs that are not zero, over the calibration images."""
-    reader = reading_layer(site.net, site.group)
-    layer = site.net.get_submodule(reader.module)
+    layer, positions = reading_layer(site.net, site.group)
     seen, _made = seen_and_made(site.net, layer, site.images)
-    alive = (seen > 0).double().flatten(2).mean((0, 2)) if seen.ndim == 4 else None
-    if alive is None:  # a linear layer that reads flattened maps
-        positions = torch.from_numpy(reader.positions).to(seen.device)
-        alive = (seen > 0).double().mean(0)[positions].mean(1)
-    return _largest(alive, keep)
+    alive = (seen > 0).double().mean(0)  # (C, H, W), or (C H W,) where maps are flattened
+    alive = alive.flatten(1) if alive.ndim > 1 else alive[torch.from_numpy(positions)]
+    return _largest(alive.mean(1), keep)
 
 
 def random(site: Site, keep: int, generator: torch.Generator) -> tuple[list[int], np.ndarray]:
