@@ -1,7 +1,6 @@
 """The explorer of *ThiNet*: layer × share kept × size of the sample → which filters go."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import altair as alt
 import numpy as np
@@ -84,7 +83,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     share = alt.X("r:Q", title="share of the layer's filters kept", axis=alt.Axis(format="%"))
     share = share.scale(domain=[0.05, 0.95], reverse=True, nice=False)
 
-    def lines(value: str, title: str, form: str) -> alt.LayerChart:
+    def lines(value: str, title: str, form: str) -> alt.LayerChart | alt.FacetChart:
         y = alt.Y("value:Q", title=title, axis=alt.Axis(format=form))
         dash = alt.StrokeDash(
             "kind:N",
