@@ -158,11 +158,13 @@ def cut(layer: str, r: float, m: int, progress: Callable[..., None]) -> Figure:
 
 def explorer(recorded: Sequence[Record]) -> Explorer:
     """The explorer over the recorded grid; live it samples and cuts for real."""
-    names = tuple(layer_names().values())
+    names = layer_names()
     return Explorer(
         "cut",
         controls=[
-            Control("layer", "Layer", names, names[2], kind="select"),
+            Control(
+                "layer", "Layer", tuple(names.values()), names[experiment.EXPLORED], kind="select"
+            ),
             Control("r", "Share kept", experiment.EXPLORER_SHARES, 0.5, format="{:.0%}".format),
             Control("m", "Rows sampled", tuple(SIZES), 4000, format="{:,}".format),
         ],
