@@ -101,12 +101,13 @@ def _cell(arm: str, seed: int, r: float = 1.0, *, bn: bool = False, **more: Any)
 def _claims(seed: int) -> list[Cell]:
     """One seed of the nets without batch norm."""
     tuned_everywhere = ("thinet", "weight_sum", "random")
+    tuned_at_half = (*tuned_everywhere, "no_scalars", "apoz")
     return [
         _cell("dense", seed),
         _cell("scratch", seed, HALF),
         _cell("dense_longer", seed),
         *(
-            _cell(arm, seed, r, tune=r == HALF or arm in tuned_everywhere)
+            _cell(arm, seed, r, tune=arm in (tuned_at_half if r == HALF else tuned_everywhere))
             for arm in SELECTORS
             for r in SHARES
         ),
