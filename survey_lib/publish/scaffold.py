@@ -144,7 +144,8 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
         return [f"survey_lib/cards/{slug}.md: there is no card; write it, or survey new {slug}"]
     text = card_file.read_text(encoding="utf-8")
     found = _missing_in_card(parse_card(text, card_file.name, slug), text, root)
-    method = _read(package / "methods" / f"{slug}.py")
+    methods = package / "methods"  # one file, or a package whose method.py is the paper's
+    method = _read(methods / f"{slug}.py") or _read(methods / slug / "method.py")
     if not method:
         found.append(f"survey_lib/methods/{slug}.py: write the method, or survey new {slug}")
     elif re.search(r"^DRAFT\b", method, re.MULTILINE):

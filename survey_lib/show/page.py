@@ -11,6 +11,7 @@ import yaml
 from survey_lib import files
 from survey_lib.cards.card import PROFILES, Card, CardError, read_card, received
 from survey_lib.evidence.verdicts import SIGNS, Verdict
+from survey_lib.methods import METHODS
 from survey_lib.show import style
 from survey_lib.show.markup import (
     LIVE_STYLE,
@@ -217,7 +218,9 @@ def _badges(slug: str) -> str:
     if url.startswith("https://github.com/"):
         colab = url.replace("https://github.com/", "https://colab.research.google.com/github/")
         items.append(link(f"{colab}/blob/{branch}/notebooks/{slug}.ipynb", "Run on Colab"))
-    method = f"{url}/blob/{branch}/survey_lib/methods/{slug}.py"
+    # a method that is being drafted is not in the table yet
+    module = METHODS.get(slug, f"survey_lib.methods.{slug}").replace(".", "/")
+    method = f"{url}/blob/{branch}/{module}.py"
     items.append(link(method, "Read the method’s code"))
     # the address inside the site is dead elsewhere, so the style sheet of the site unhides it
     download = link(f"../_sources/notebooks/{slug}.ipynb", "Download the notebook", download="")

@@ -369,8 +369,9 @@ def test_what_is_missing_shrinks_as_the_chapter_grows(tree, survey):
     assert "0 claims" in fewer
 
 
-def test_the_first_chapters_files_lack_nothing():
-    found = scaffold.missing("to_prune_or_not", ROOT)
+@pytest.mark.parametrize("slug", ["to_prune_or_not", "thinet"])
+def test_the_first_chapters_files_lack_nothing(slug):
+    found = scaffold.missing(slug, ROOT)
     assert [f for f in found if not f.startswith(("notebooks/", "results/"))] == []
     assert scaffold.missing("nothing", ROOT)[0].startswith("survey_lib/cards/nothing.md: there is")
 
