@@ -141,7 +141,7 @@ def test_gradual_magnitude_beats_random_masks(tiny_mlp_task):
 
 @dataclass(frozen=True)
 class Channels:
-    """A channel method to be tried on the tiny CNN."""
+    """A channel method to be tried on the test CNN."""
 
     module: ModuleType
     config: Any
@@ -173,7 +173,7 @@ MACS = Budget("macs", 0.5)
 
 
 def cut(case, task, *, budget=MACS, seed=0, model=None, tuned=True):
-    """The case's method on the tiny CNN (untrained), and the graph of the dense net."""
+    """The case's method on the test CNN (untrained), and the graph of the dense net."""
     chosen = CHANNELS[case]
     model = model or task.build(seeded(0)).eval()
     config = chosen.config if tuned else chosen.untuned
