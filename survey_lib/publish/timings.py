@@ -23,6 +23,7 @@ WORDS = {
     "MAC count": "Counting MACs",
     "MACs of a recipe": "MACs of a smaller net that was not built",
     "Fisher scores": "Fisher scores of all channels",
+    "ThiNet greedy": "ThiNet's greedy choice: products of rows against sums",
 }
 """Rows in the order of the page, with the headings of their tables."""
 
