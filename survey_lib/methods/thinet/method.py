@@ -97,11 +97,11 @@ Choice = Callable[[Site, int, torch.Generator], tuple[list[int], np.ndarray]]
 
 
 def greedy(gram: np.ndarray, n: int) -> list[int]:
-    r"""Algorithm 1: T of n channels, in the order they are given up.
+    """Algorithm 1: T of n channels, in the order they are given up.
 
-    Each step adds the channel j that leaves :math:`\sum_i(\sum_{k\in T\cup j}\hat x_{ik})^2`
-    smallest. With G = XᵀX (C, C) that sum grows by :math:`G_{jj} + 2\sum_{k\in T}G_{kj}`, so
-    a step costs C instead of m C. On ties the lower index goes.
+    Each step adds the channel j that leaves Σ_i (Σ_{k ∈ T ∪ j} x̂_ik)² smallest. With G = XᵀX
+    (C, C) that sum grows by G_jj + 2 Σ_{k ∈ T} G_kj, so a step costs C instead of m C. On ties
+    the lower index goes.
     """
     growth = gram.diagonal().astype(np.float64)
     given_up: list[int] = []
@@ -126,7 +126,7 @@ def greedy_running_sum(x: np.ndarray, n: int) -> list[int]:
 
 
 def rescaling(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    r"""Scalars :math:`\hat w = \arg\min_w \sum_i(\hat y_i - w^\top\hat x_i^*)^2`, shape (C r,).
+    """Scalars ŵ = argmin_w Σ_i (ŷ_i − wᵀx̂*_i)², shape (C r,), of the kept channels x̂*.
 
     Solved for ŵ − 1, the shortest solution where several are as good.
     """

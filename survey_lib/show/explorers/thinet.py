@@ -69,7 +69,9 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
             x=alt.X(
                 "filter:O",
                 title="filter of the layer",
-                axis=alt.Axis(labelOverlap=True, labelAngle=0, ticks=False, domain=False),
+                axis=alt.Axis(
+                    values=[1, *range(8, 65, 8)], labelAngle=0, ticks=False, domain=False
+                ),
             ),
             color=alt.Color(
                 "fate:N",
@@ -109,11 +111,9 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         return alt.layer(*layers)
 
     return alt.vconcat(
-        filters.properties(height=44, width=300),
-        lines("error", "share of the next layer's output lost", ".0%").properties(
-            height=150, width=300
-        ),
-        lines("accuracy", "accuracy before tuning", ".0%").properties(height=150, width=300),
+        filters.properties(height=44, width=260),
+        lines("error", "output lost", ".0%").properties(height=150, width=260),
+        lines("accuracy", "accuracy before tuning", ".0%").properties(height=150, width=260),
     ).resolve_scale(color="independent")
 
 
@@ -175,9 +175,9 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         title="Which filters would nobody miss?",
         alt="Three charts for one layer: which filters stay, the share of the next layer's output "
         "that is lost, and the accuracy before tuning, against the share of filters kept.",
-        caption="Keep few filters and lower the number of rows: the choice jumps, and the scalars "
-        "begin to hurt. One layer of the shipped net is cut, nothing is tuned; errors on images "
-        "that the choice did not see, accuracy on validation images, dashed for the whole net.",
+        caption="Keep few filters and lower the number of rows: the choice jumps, and in the "
+        "deep layers the scalars begin to hurt. One layer is cut, nothing is tuned; errors on other "
+        "images than the choice saw, accuracy on validation images, dashed for the whole net.",
         table_columns={
             "layer": "layer",
             "m": "rows",
