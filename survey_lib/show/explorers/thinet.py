@@ -176,8 +176,8 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         alt="Three charts for one layer: which filters stay, the share of the next layer's output "
         "that is lost, and the accuracy before tuning, against the share of filters kept.",
         caption="Keep few filters and lower the number of rows: the choice jumps, and in the "
-        "deep layers the scalars begin to hurt. One layer is cut, nothing is tuned; errors on other "
-        "images than the choice saw, accuracy on validation images, dashed for the whole net.",
+        "deep layers the scalars begin to hurt. One layer is cut, nothing is tuned; errors on "
+        "other images than the choice saw, accuracy on validation images, dashed for the whole net.",
         table_columns={
             "layer": "layer",
             "m": "rows",
