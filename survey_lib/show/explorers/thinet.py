@@ -101,7 +101,8 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         drawn = folded(curve).mark_line().encode(x=share, y=y, strokeDash=dash, color=colour)
         point = here.mark_point(filled=True, size=130, opacity=1)
         point = point.encode(x=share, y=alt.Y(f"{value}:Q"), color=colour)
-        words = here.mark_text(dy=-14, fontWeight="bold").encode(
+        aside = 30 if value == "accuracy" else -26  # where the curve is not
+        words = here.mark_text(dx=aside, dy=-10, fontWeight="bold").encode(
             x=share, y=alt.Y(f"{value}:Q"), text=alt.Text(f"{value}:Q", format=".1%"), color=colour
         )
         layers = [drawn, point, words]
@@ -176,8 +177,8 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         alt="Three charts for one layer: which filters stay, the share of the next layer's output "
         "that is lost, and the accuracy before tuning, against the share of filters kept.",
         caption="Keep few filters and lower the number of rows: the choice jumps, and in the "
-        "deep layers the scalars begin to hurt. One layer is cut, nothing is tuned; errors on other "
-        "images than the choice saw, accuracy on validation images, dashed for the whole net.",
+        "deep layers the scalars begin to hurt. One layer is cut, nothing is tuned; errors on "
+        "images the choice did not see, accuracy on validation images, dashed for the whole net.",
         table_columns={
             "layer": "layer",
             "m": "rows",
