@@ -22,12 +22,11 @@ this rule). Groups come from the channel engine, because algorithm 1 never merge
 :mod:`.grouping`). :math:`\Delta^\alpha` with :math:`\alpha \ne 1`, squaring first, the first-order
 score and random scores are for comparison.
 
-Cost: :math:`d` training steps for each unit that goes (their gradients are there anyway), then one
-training.
+Cost: :math:`d` training steps for each unit that goes, then one training.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from math import ceil
 from time import perf_counter
@@ -142,7 +141,7 @@ def choose(
 
 def one_by_one(
     model: nn.Module, graph: ChannelGraph, task: Task, config: Config, *, generator: torch.Generator
-) -> Iterator[Removal]:
+) -> Generator[Removal, None, None]:
     """Algorithm 2: train ``model`` in place and mask a unit every d steps, until none may go.
 
     Between two steps the net computes with the masks. Close the iterator to take them off.
@@ -226,16 +225,14 @@ def compress(
         )
     recipe: Recipe = {}
     loss: list[float] = []
-    share: list[float] = [1.0]
-    if share[-1] > budget.keep:
-        path = one_by_one(net, graph, task, config, generator=generator)
-        for step in path:
-            recipe = step.recipe
-            loss += step.loss
-            share.append(costs(step.kept) / costs.dense)
-            if share[-1] <= budget.keep:
-                break
-        path.close()  # type: ignore[attr-defined]
+    share = [1.0]
+    path = one_by_one(net, graph, task, config, generator=generator)
+    while share[-1] > budget.keep:
+        step = next(path)
+        recipe = step.recipe
+        loss += step.loss
+        share.append(costs(step.kept) / costs.dense)
+    path.close()
     small = apply_recipe(net.eval(), graph, recipe)
     epochs = task.training.epochs if config.tune_epochs is None else config.tune_epochs
     if epochs:
