@@ -3,5 +3,4 @@
 EXPERIMENTS: dict[str, str] = {
     "to_prune_or_not": "survey_lib.experiments.to_prune_or_not",
     "thinet": "survey_lib.experiments.thinet",
-    "group_fisher": "survey_lib.experiments.group_fisher",
 }
