@@ -411,6 +411,11 @@ def memory_over_flops_accuracy(rows: Sequence[Record]) -> float:
     return variant(rows, "M")["accuracy"] - variant(rows, "F")["accuracy"]
 
 
+def flops_over_memory_accuracy(rows: Sequence[Record]) -> float:
+    """Accuracy at half of the MACs, tuned: pruned per operation minus pruned per memory."""
+    return -memory_over_flops_accuracy(rows)
+
+
 def memory_over_raw_accuracy(rows: Sequence[Record]) -> float:
     """Accuracy at half of the MACs, tuned: pruned per memory minus pruned by raw scores."""
     return variant(rows, "M")["accuracy"] - variant(rows, "U")["accuracy"]
@@ -441,7 +446,8 @@ def fisher_over_first_order(rows: Sequence[Record]) -> float:
 STATISTICS: dict[str, Callable[[Sequence[Record]], float]] = {
     f.__name__: f
     for f in (
-        flops_over_memory_activations, memory_over_flops_accuracy, memory_over_raw_accuracy,
+        flops_over_memory_activations, memory_over_flops_accuracy, flops_over_memory_accuracy,
+        memory_over_raw_accuracy,
         raw_over_memory_parameters, internal_over_coupled_activations,
         sum_first_over_square_first, fisher_over_first_order,
     )

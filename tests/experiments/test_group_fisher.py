@@ -71,6 +71,7 @@ def test_ratios_and_differences_of_paths():
     ]
     assert experiment.flops_over_memory_activations(rows) == pytest.approx(1.3)
     assert experiment.memory_over_flops_accuracy(rows) == pytest.approx(-0.01)
+    assert experiment.flops_over_memory_accuracy(rows) == pytest.approx(0.01)
     assert experiment.memory_over_raw_accuracy(rows) == pytest.approx(0.1)
     assert experiment.raw_over_memory_parameters(rows) == pytest.approx(0.45)
     assert experiment.internal_over_coupled_activations(rows) == pytest.approx(1.6)

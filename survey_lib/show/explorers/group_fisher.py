@@ -95,7 +95,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     share = alt.X("macs:Q", title="share of the MACs left", axis=alt.Axis(format="%"))
     share = share.scale(domain=[0.2, 0.95], reverse=True, nice=False)
 
-    def along(value: str, title: str, domain: list[float]) -> alt.LayerChart:
+    def along(value: str, title: str, domain: list[float]) -> alt.LayerChart | alt.FacetChart:
         y = alt.Y(f"{value}:Q", title=title, axis=alt.Axis(format="%")).scale(
             domain=domain, nice=False
         )
