@@ -16,6 +16,7 @@ from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.sparse import load_sparse, save_sparse
 from survey_lib.mechanics.surgery import apply_recipe, load_compressed, save_compressed
 from survey_lib.methods import METHODS, baselines, loss_modelling, to_prune_or_not
+from survey_lib.methods.group_fisher import method as group_fisher
 from survey_lib.methods.thinet import method as thinet
 from survey_lib.methods.thinet import variants
 from survey_lib.tasks.dense import seeded
@@ -170,6 +171,14 @@ CHANNELS = {
         thinet, thinet.Config(rescale=False, **SHORT), thinet.Config(rescale=False, **STILL)
     ),
     **{name: opponent(name) for name in variants.CHOICES},
+    **{
+        f"group fisher {per}": Channels(
+            group_fisher,
+            group_fisher.Config(per=per, d=2, tune_epochs=1.0, tune_lr=0.05),
+            group_fisher.Config(per=per, d=1, lr=0.0, tune_epochs=0.0),
+        )
+        for per in group_fisher.SAVINGS
+    },
 }
 MACS = Budget("macs", 0.5)
 

@@ -4,6 +4,7 @@ METHODS: dict[str, str] = {
     "to_prune_or_not": "survey_lib.methods.to_prune_or_not",
     "loss_modelling": "survey_lib.methods.loss_modelling",
     "thinet": "survey_lib.methods.thinet.method",
+    "group_fisher": "survey_lib.methods.group_fisher.method",
 }
 """The papers' methods. Import with ``importlib.import_module(METHODS[slug])``."""
 

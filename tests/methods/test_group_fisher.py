@@ -1,0 +1,315 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from survey_lib.mechanics.budget import Budget, BudgetNotMet
+from survey_lib.mechanics.costs import Costs
+from survey_lib.mechanics.gates import GateGradients
+from survey_lib.mechanics.graph import trace_groups
+from survey_lib.mechanics.statistics import fisher, gate_gradients
+from survey_lib.mechanics.surgery import apply_recipe
+from survey_lib.methods.group_fisher import grouping, method
+from survey_lib.tasks.dense import seeded
+from survey_lib.tasks.task import load_task
+from tests.conftest import in_double
+from tests.oracles import group_fisher as slow
+from tests.oracles.channels import randomised
+
+COUPLED = {
+    "resnet": ("resnet_small", {"width": 0.25}),
+    "mobilenet": ("mobilenet_small", {"width": 0.25}),
+    "resnext": ("resnet_small", {"width": 0.5, "groups": 2}),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_task):
+    """Name → a float64 task of 40 images in one batch, with a small net of coupled channels."""
+
+    def make(name):
+        model, options = COUPLED[name]
+        task = in_double(replace(tiny_task, model=model, options=tiny_task.options | options))
+        train = replace(task.train, x=task.train.x[:40], y=task.train.y[:40])
+        task = replace(task, data=replace(task.data, train=train))
+        task = task.with_training(batch=40, weight_decay=0.0)
+        return task, randomised(task.build(seeded(1)))
+
+    return make
+
+
+# ---- groups
+
+
+CASE = {"a": {"1"}, "b": {"2"}, "c": {"1", "2"}}
+"""The dossier's case: b and c share parent 2, and all three must go together."""
+
+
+def test_algorithm_1_separates_layers_that_share_a_parent_and_union_find_does_not():
+    assert grouping.first_match(CASE) == [["a", "c"], ["b"]]
+    assert grouping.union_find(CASE) == [["a", "b", "c"]]
+
+
+def test_algorithm_1_depends_on_the_order_and_union_find_does_not():
+    backwards = dict(reversed(CASE.items()))
+    assert grouping.as_sets(grouping.first_match(backwards)) == {frozenset("abc")}
+    assert grouping.as_sets(grouping.union_find(backwards)) == {frozenset("abc")}
+
+
+def test_a_layer_joins_the_grouped_convolution_it_reads_from():
+    p = {"expand": {"stem"}, "depthwise": {"expand"}, "project": {"depthwise"}}
+    assert grouping.union_find(p) == [["expand"], ["depthwise"], ["project"]]
+    for groups in (grouping.union_find, grouping.first_match):
+        assert groups(p, {"depthwise"}) == [["expand"], ["depthwise", "project"]]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_union_find_is_the_closure_of_the_papers_relation(seed):
+    draw = np.random.default_rng(seed)
+    names = [f"l{i}" for i in range(9)]
+    p = {
+        n: {names[j] for j in draw.choice(i, min(i, draw.integers(1, 3)), replace=False)}
+        for i, n in enumerate(names)
+        if i
+    }
+    grouped = {n for n in p if draw.random() < 0.3}
+    assert grouping.as_sets(grouping.union_find(p, grouped)) == slow.closed_groups(p, grouped)
+
+
+NETS = [
+    ("resnet_small", {}), ("resnet_small", {"blocks": 3}), ("resnet_small", {"groups": 4}),
+    ("mobilenet_small", {}), ("vgg_small", {}), ("vgg_small", {"head": "fc"}), ("cnn_small", {}),
+    ("mlp", {}),
+]  # fmt: skip
+
+
+def traced(name, options):
+    task = load_task(name, **options)
+    net = task.build(seeded(0))
+    return net, trace_groups(net, task.example(1))
+
+
+@pytest.mark.parametrize(("name", "options"), NETS, ids=str)
+def test_union_find_and_the_engine_find_the_same_groups(name, options):
+    net, graph = traced(name, options)
+    p, grouped = grouping.parents(net)
+    found = grouping.as_sets(grouping.union_find(p, grouped))
+    assert found == grouping.as_sets(grouping.engine_groups(net, graph))
+    assert found == slow.closed_groups(p, grouped)
+
+
+def test_the_residual_stream_is_one_group_and_the_inside_of_a_block_another():
+    net, _ = traced("resnet_small", {"blocks": 2})
+    groups = grouping.as_sets(grouping.union_find(*grouping.parents(net)))
+    stream = {"stages.0.conv1", "stages.1.conv1", "stages.2.conv1", "stages.2.shortcut.0"}
+    assert frozenset(stream) in groups
+    assert frozenset({"stages.1.conv2"}) in groups
+
+
+def test_where_maps_are_concatenated_the_engine_is_finer():
+    net, graph = traced("densenet_small", {})
+    layers = grouping.union_find(*grouping.parents(net))
+    channels = grouping.engine_groups(net, graph)
+    assert len(layers) < len(channels)
+    assert all(any(set(c) <= set(g) for g in layers) for c in channels)
+
+
+# ---- scores
+
+
+def test_gradients_that_cancel_over_layers_score_nothing():
+    g = torch.tensor([[[1.0], [-1.0]], [[-1.0], [1.0]]])  # (copies, N, units)
+    assert method.importance(g, "fisher").tolist() == [0]
+    assert method.importance(g, "square_first").tolist() == [4]
+    same = g[[0, 0]]
+    assert method.importance(same, "fisher").tolist() == [8]
+    assert method.importance(same, "square_first").tolist() == [4]
+    assert method.importance(same, "first_order").tolist() == [0]
+
+
+@pytest.mark.parametrize("score", ["fisher", "square_first", "first_order"])
+@pytest.mark.parametrize("name", COUPLED)
+def test_scores_equal_those_of_masks_as_variables(name, score, tiny):
+    task, net = tiny(name)
+    graph = trace_groups(net, task.example(1))
+    x, y = task.train.x, task.train.y
+    ones = {g.name: torch.ones(g.size, dtype=x.dtype) for g in graph.prunable}
+    wanted = slow.scores(net, graph, task, x, y, ones, score)
+    for group, copies in gate_gradients(net, graph, task.loss, x, y).single().items():
+        found = method.importance(torch.stack(list(copies.values())), score).abs()
+        torch.testing.assert_close(found, wanted[group], rtol=1e-10, atol=1e-12)
+
+
+def test_without_coupling_both_orders_are_plain_fisher(tiny_task):
+    task = in_double(tiny_task)
+    net = task.build(seeded(0)).double()
+    graph = trace_groups(net, task.example(1))
+    plain = fisher(net, graph, task.loss, [(task.train.x, task.train.y)])
+    gates = gate_gradients(net, graph, task.loss, task.train.x, task.train.y).single()
+    for name, copies in gates.items():
+        g = torch.stack(list(copies.values()))
+        for score in ("fisher", "square_first"):
+            found = method.importance(g, score) / (2 * len(task.train))
+            torch.testing.assert_close(found, plain[name])
+
+
+class Grouped(nn.Module):
+    """Two layers around a convolution in groups, or around its block-diagonal twin."""
+
+    def __init__(self, groups):
+        super().__init__()
+        self.a = nn.Conv2d(1, 8, 3)
+        self.b = nn.Conv2d(8, 8, 3, groups=groups)
+        self.c = nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.b(torch.relu(self.a(x))))
+        return self.c(y.mean((2, 3)))
+
+
+def test_a_grouped_convolution_has_the_gradients_of_its_block_diagonal_twin():
+    x, y = torch.randn(7, 1, 8, 8, dtype=torch.float64, generator=seeded(0)), torch.arange(7) % 3
+    grouped = Grouped(4).double()
+    dense = Grouped(1).double()
+    dense.load_state_dict(grouped.state_dict() | {"b.weight": torch.zeros(8, 8, 3, 3)})
+    with torch.no_grad():
+        for k in range(4):
+            at = slice(2 * k, 2 * k + 2)
+            dense.b.weight[at, at] = grouped.b.weight[at]
+    loss = nn.functional.cross_entropy
+    one, two = (trace_groups(net, x[:1]) for net in (grouped, dense))
+    # the unit of the grouped net is read by c alone: two channels for each, inputs gone with them
+    found = gate_gradients(grouped, one, loss, x, y).coupled()["a"]  # (N, 4)
+    twin = gate_gradients(dense, two, loss, x, y).coupled()
+    torch.testing.assert_close(found, twin["b"].unflatten(1, (4, 2)).sum(2))
+
+
+# ---- what a removal saves
+
+
+def by_hand():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, 10),
+    )  # fmt: skip
+
+
+def test_savings_worked_by_hand():
+    graph = trace_groups(by_hand(), torch.zeros(1, 3, 32, 32))
+    kept = np.array([g.size for g in graph.groups])
+    at = [g.name for g in graph.groups].index("0")
+    assert Costs(graph, "macs").savings(kept)[at] == 36_864 + 27_648 == 64_512
+    assert Costs(graph, "activations").savings(kept)[at] == 1024
+
+
+def test_the_smallest_score_for_its_saving_goes():
+    s = {"a": torch.tensor([3.0, 4.0, 0.0]), "b": torch.tensor([1.0, 2.0])}
+    allowed = {"a": torch.tensor([True, True, False]), "b": torch.ones(2, dtype=torch.bool)}
+    assert method.choose(s, allowed, {"a": 1, "b": 1}, 1.0) == ("b", 0, 1.0)
+    assert method.choose(s, allowed, {"a": 10, "b": 2}, 1.0) == ("a", 0, 0.3)
+    assert method.choose(s, allowed, {"a": 10, "b": 2}, 0.0) == ("b", 0, 1.0)
+    allowed["b"][1] = False  # the last unit of a group stays
+    assert method.choose(s, allowed, {"a": 1, "b": 1}, 1.0) == ("a", 0, 3.0)
+    allowed["a"][0] = False
+    assert method.choose(s, allowed, {"a": 1, "b": 1}, 1.0) is None
+
+
+# ---- the loop
+
+
+@pytest.mark.parametrize("per", ["activations", "macs", ""])
+@pytest.mark.parametrize("name", COUPLED)
+def test_the_path_is_that_of_algorithm_2_by_the_letter(name, per, tiny):
+    task, net = tiny(name)
+    graph = trace_groups(net, task.example(1))
+    wanted = slow.path(copy.deepcopy(net), graph, task, task.train.x, task.train.y, 8, per)
+    config = method.Config(per=per, d=1, lr=0.0)
+    steps = method.one_by_one(net, graph, task, config, generator=seeded(0))
+    found = [next(steps) for _ in wanted]
+    assert [(r.group, r.unit) for r in found] == [w[:2] for w in wanted]
+    assert [r.score for r in found] == pytest.approx([w[2] for w in wanted], rel=1e-8)
+
+
+def test_the_path_ends_with_one_unit_in_each_group(tiny):
+    task, net = tiny("resnet")
+    graph = trace_groups(net, task.example(1))
+    config = method.Config(per="", d=1)
+    steps = list(method.one_by_one(net, graph, task, config, generator=seeded(0)))
+    assert len(steps) == sum(g.size - 1 for g in graph.prunable)
+    assert {len(units) for units in steps[-1].recipe.values()} == {1}
+
+
+def test_what_the_masks_hide_can_be_removed(tiny):
+    task, net = tiny("mobilenet")
+    graph = trace_groups(net, task.example(1))
+    steps = method.one_by_one(net, graph, task, method.Config(d=1), generator=seeded(0))
+    last = [next(steps) for _ in range(20)][-1]
+    net.eval()
+    masked = net(task.example(8))
+    steps.close()
+    assert (masked - net(task.example(8))).abs().max() > 1e-4
+    small = apply_recipe(net, graph, last.recipe)
+    torch.testing.assert_close(small(task.example(8)), masked, rtol=0, atol=1e-10)
+    assert not any(m._forward_pre_hooks for m in net.modules())
+
+
+def test_inside_only_leaves_residual_streams_whole(tiny):
+    task, net = tiny("resnet")
+    config = method.Config(coupled=False, d=1, tune_epochs=0)
+    result = method.compress(net, task, Budget("macs", 0.5), config, generator=seeded(0))
+    graph = trace_groups(net, task.example(1))
+    assert set(result.recipe) <= {g.name for g in graph.groups if g.kinds == ("plain",)}
+    with pytest.raises(BudgetNotMet, match="out of reach"):
+        method.compress(net, task, Budget("macs", 0.02), config, generator=seeded(0))
+
+
+def test_a_score_does_not_depend_on_how_examples_are_batched(tiny_task):
+    task = in_double(replace(tiny_task, options=tiny_task.options | {"bn": False}))
+    first = []
+    for d, batch in ((1, 256), (2, 128), (3, 100)):  # the last batch of 100 is one of 56
+        net = task.build(seeded(0)).double()
+        graph = trace_groups(net, task.example(1))
+        config = method.Config(d=d, lr=0.0)
+        path = method.one_by_one(net, graph, task.with_training(batch=batch), config,
+                                 generator=seeded(0))  # fmt: skip
+        first.append(next(path).score)
+        path.close()
+    assert first == pytest.approx([first[0]] * 3)
+
+
+def test_the_net_trains_while_units_go(tiny_task):
+    net = tiny_task.build(seeded(0))
+    graph = trace_groups(net, tiny_task.example(1))
+    before = {k: v.clone() for k, v in net.named_parameters()}
+    path = method.one_by_one(net, graph, tiny_task, method.Config(d=4), generator=seeded(0))
+    step = next(path)
+    path.close()
+    assert len(step.loss) == 4
+    assert all(not torch.equal(before[k], v) for k, v in net.named_parameters())
+
+
+def test_watching_sees_the_masked_input(tiny_task):
+    """A masked unit's own gradient is nothing, so it can never look important."""
+    from survey_lib.mechanics.gates import gated
+
+    net = tiny_task.build(seeded(0)).eval()
+    graph = trace_groups(net, tiny_task.example(1))
+    group = graph.prunable[0]
+    mask = torch.ones(group.size)
+    mask[2] = 0
+    with gated(net, graph, {group.name: mask}), GateGradients(net, graph) as watched:
+        tiny_task.loss(net(tiny_task.train.x[:9]), tiny_task.train.y[:9]).backward()
+    g = watched.coupled()[group.name]
+    assert g[:, 2].abs().max() == 0 < g[:, 1].abs().max()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"per": "bytes"}, {"score": "hessian"}, {"d": 0}, {"alpha": -1.0}]
+)
+def test_a_wrong_setting_is_one_sentence(wrong):
+    with pytest.raises(ValueError, match="group_fisher: "):
+        method.Config(**wrong)
