@@ -1,5 +1,7 @@
 """Small tasks that every room's tests share."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,6 +21,16 @@ def blobs(n: int, generator: torch.Generator) -> Split:
     return Split(x, y)
 
 
+def in_double(task: Task) -> Task:
+    """The same task with its inputs in float64."""
+    data = task.data
+    parts = {
+        part: replace(getattr(data, part), x=getattr(data, part).x.double())
+        for part in ("train", "val", "test")
+    }
+    return replace(task, data=replace(data, **parts))
+
+
 @pytest.fixture(scope="session")
 def tiny_task() -> Task:
     """Four classes of 8 × 8 images and a CNN of a few thousand weights; trains in a second."""
@@ -33,7 +45,5 @@ def tiny_task() -> Task:
 @pytest.fixture(scope="session")
 def tiny_mlp_task(tiny_task: Task) -> Task:
     """The same images and a small MLP."""
-    from dataclasses import replace
-
     options = tiny_task.options | {"width": 0.1}
     return replace(tiny_task, name="blobs/mlp", model="mlp", options=options)

@@ -1,16 +1,26 @@
-"""What every method of kind ``weights`` must satisfy, whatever paper it comes from."""
+"""What every method must satisfy, whatever paper it comes from: by kind."""
 
 import copy
 import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.budget import Budget, BudgetNotMet
+from survey_lib.mechanics.costs import Costs
+from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.sparse import load_sparse, save_sparse
+from survey_lib.mechanics.surgery import apply_recipe, load_compressed, save_compressed
 from survey_lib.methods import METHODS, baselines, to_prune_or_not
+from survey_lib.methods.thinet import method as thinet
+from survey_lib.methods.thinet import variants
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.train import evaluate
+from tests.conftest import in_double
 
 FAST = to_prune_or_not.Config(n=5)
 CASES = {
@@ -31,7 +41,7 @@ def compress(case, task, seed=0):
 def test_every_method_module_declares_how_it_is_steered():
     for slug, name in METHODS.items():
         module = importlib.import_module(name)
-        assert name.endswith(slug)
+        assert slug in name.split(".")  # a module, or a package that holds the paper's module
         assert module.STEERS in ("budget", "outcome")
         assert module.KIND in ("channels", "weights", "bits", "protocol")
         assert callable(module.compress)
@@ -124,6 +134,155 @@ def test_gradual_magnitude_beats_random_masks(tiny_mlp_task):
             runs.append(evaluate(result.model, tiny_mlp_task)["loss"])
         accuracy[name] = sum(runs) / len(runs)
     assert accuracy["gradual"] < 0.8 * accuracy["random"]
+
+
+# ---- methods of kind ``channels``: a new one adds a case
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A channel method to be tried on the tiny CNN."""
+
+    module: ModuleType
+    config: Any
+    """Tunes a little."""
+    untuned: Any
+    """Chooses and removes, nothing else: the choice is then a function of the net."""
+    random: bool = False
+    """True where the choice does not depend on the net."""
+
+
+SHORT = {"images": 5, "pairs": 20, "layer_epochs": 0.5, "final_epochs": 1.0}
+STILL = SHORT | {"layer_epochs": 0.0, "final_epochs": 0.0}
+
+
+def opponent(criterion):
+    short, still = thinet.Config(**SHORT), thinet.Config(**STILL)
+    configs = (variants.Config(criterion, c) for c in (short, still))
+    return Channels(variants, *configs, random=criterion == "random")
+
+
+CHANNELS = {
+    "thinet": Channels(thinet, thinet.Config(**SHORT), thinet.Config(**STILL)),
+    "thinet, no scalars": Channels(
+        thinet, thinet.Config(rescale=False, **SHORT), thinet.Config(rescale=False, **STILL)
+    ),
+    **{name: opponent(name) for name in variants.CHOICES},
+}
+MACS = Budget("macs", 0.5)
+
+
+def cut(case, task, *, budget=MACS, seed=0, model=None, tuned=True):
+    """The case's method on the tiny CNN (untrained), and the graph of the dense net."""
+    chosen = CHANNELS[case]
+    model = model or task.build(seeded(0)).eval()
+    config = chosen.config if tuned else chosen.untuned
+    result = chosen.module.compress(model, task, budget, config, generator=seeded(seed))
+    return result, trace_groups(model, task.example(1))
+
+
+def cost(graph, recipe, metric="macs", more=0):
+    """Of a recipe, with ``more`` units put back into every group that lost some."""
+    kept = np.array([
+        min(g.size, len(recipe[g.name]) + more) if g.name in recipe else g.size
+        for g in graph.groups
+    ])  # fmt: skip
+    return Costs(graph, metric)(kept) / Costs(graph, metric).dense
+
+
+def permuted(model, group, order):
+    """The same function with the units of one group in another order."""
+    model = copy.deepcopy(model)
+    for s in group.slices:
+        tensor = getattr(model.get_submodule(s.module), s.tensor).data
+        index, positions = torch.arange(tensor.shape[s.axis]), torch.from_numpy(s.positions)
+        index[positions.ravel()] = positions[order].ravel()
+        tensor.copy_(tensor.index_select(s.axis, index))
+    return model
+
+
+@pytest.mark.parametrize("case", CHANNELS)
+def test_channels_leave_the_given_model_untouched(case, tiny_task):
+    model = tiny_task.build(seeded(0)).eval()
+    before = copy.deepcopy(model.state_dict())
+    cut(case, tiny_task, model=model)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert not model.training
+
+
+@pytest.mark.parametrize("metric", ["macs", "params", "activations"])
+@pytest.mark.parametrize("case", CHANNELS)
+def test_channels_meet_the_budget_within_one_step(case, metric, tiny_task):
+    budget = Budget(metric, 0.6)
+    result, graph = cut(case, tiny_task, budget=budget, tuned=False)
+    assert cost(graph, result.recipe, metric) <= 0.6 < cost(graph, result.recipe, metric, more=1)
+    small = trace_groups(result.model, tiny_task.example(1))
+    dense = Costs(graph, metric).dense
+    assert Costs(small, metric).dense == round(cost(graph, result.recipe, metric) * dense)
+
+
+@pytest.mark.parametrize("case", CHANNELS)
+def test_channels_refuse_a_budget_out_of_reach(case, tiny_task):
+    with pytest.raises(BudgetNotMet):
+        cut(case, tiny_task, budget=Budget("macs", 0.001))
+
+
+@pytest.mark.parametrize("case", CHANNELS)
+def test_channels_same_seed_same_bytes_other_seed_other_bytes(case, tiny_task):
+    a, b, c = (cut(case, tiny_task, seed=seed)[0].model.state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+@pytest.mark.parametrize("case", CHANNELS)
+def test_channels_saved_and_loaded_give_the_same_output(case, tiny_task, tmp_path):
+    result, graph = cut(case, tiny_task)
+    written = save_compressed(result.model, graph, result.recipe, tmp_path)
+    x = tiny_task.example(8)
+    again = load_compressed(tmp_path, tiny_task.build(seeded(9)), x)
+    assert torch.equal(again(x), result.model(x))
+    dense = sum(t.numel() * t.element_size() for t in tiny_task.build(seeded(0)).parameters())
+    assert written < dense
+
+
+@pytest.mark.parametrize("case", CHANNELS)
+def test_channels_make_no_tensor_on_an_assumed_device(case, tiny_task):
+    torch.set_default_device("meta")
+    try:
+        with torch.device("cpu"):
+            model = tiny_task.build(seeded(0)).eval()
+        result, _ = cut(case, tiny_task, model=model)
+    finally:
+        torch.set_default_device(None)
+    assert {p.device.type for p in result.model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("case", [c for c, chosen in CHANNELS.items() if not chosen.random])
+def test_channels_chosen_follow_a_permutation_of_the_units(case, tiny_task):
+    """Of the first group that is cut, so that what is sampled elsewhere stays the same."""
+    task = in_double(tiny_task)
+    model = task.build(seeded(4)).double().eval()
+    plain, graph = cut(case, task, model=model, tuned=False)
+    first = next(iter(plain.recipe))
+    order = torch.randperm(graph[first].size, generator=seeded(5))
+    moved = permuted(model, graph[first], order)
+    torch.testing.assert_close(moved(task.example(9)), model(task.example(9)))
+    other, _ = cut(case, task, model=moved, tuned=False)
+    assert other.recipe[first] != plain.recipe[first]
+    kept = sorted(order[other.recipe.pop(first)].tolist())
+    assert {first: kept} | other.recipe == plain.recipe
+
+
+@pytest.mark.parametrize("case", CHANNELS)
+def test_channels_recipe_and_table_tell_the_same(case, tiny_task):
+    result, graph = cut(case, tiny_task, tuned=False)
+    by_name = {row["layer"]: row for row in result.table}
+    for name, kept in result.recipe.items():
+        assert by_name[name]["channels"] == graph[name].size
+        assert by_name[name]["kept"] == len(kept) < graph[name].size
+    shapes = [p.shape for p in apply_recipe(
+        tiny_task.build(seeded(0)), graph, result.recipe).parameters()]  # fmt: skip
+    assert shapes == [p.shape for p in result.model.parameters()]
 
 
 @pytest.mark.parametrize("keep", [0, -0.1, 1.5])

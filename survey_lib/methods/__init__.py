@@ -2,6 +2,7 @@
 
 METHODS: dict[str, str] = {
     "to_prune_or_not": "survey_lib.methods.to_prune_or_not",
+    "thinet": "survey_lib.methods.thinet.method",
 }
 """The papers' methods. Import with ``importlib.import_module(METHODS[slug])``."""
 

@@ -1,0 +1,1 @@
+"""ThiNet: ``method`` is the paper, ``variants`` what it is compared with."""
