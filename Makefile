@@ -61,8 +61,8 @@ format: $(STAMP)  ## let ruff put things right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## timings, as JSON lines in benchmarks/
-	$(BIN)/python -m benchmarks.latency
+bench: $(STAMP)  ## timings of all rows, as JSON lines in benchmarks/ (minutes; leave the machine alone)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks
 
 study: $(STAMP)  ## run the recorded studies anew (up to 20 minutes a chapter)
 	$(BIN)/survey run to_prune_or_not --profile study

@@ -94,15 +94,10 @@ def machine() -> dict[str, Any]:
     import numpy
     import torch
 
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.split(":", 1)[1].strip()
-                break
+    from survey_lib.measure.device import processor
+
     return {
-        "processor": processor,
+        "processor": processor(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),

@@ -1,8 +1,14 @@
-"""Sizes: parameters, non-zeros, bytes, activations."""
+"""Sizes: parameters, non-zeros, bytes of a file, activations."""
+
+import tempfile
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from survey_lib.mechanics.groups import CONV, TRANSPOSED
+from survey_lib.mechanics.modes import evaluating
 from survey_lib.mechanics.sparse import model_bytes
 
 
@@ -18,24 +24,41 @@ def count_nonzeros(model: nn.Module) -> int:
 
 @torch.no_grad()
 def count_activations(model: nn.Module, example: Tensor) -> int:
-    """Elements of all convolution and linear outputs per example (the papers' "memory")."""
+    """Elements of all convolution and linear outputs per example (the papers' "memory").
+
+    The same number as ``Costs(graph, "activations")`` has for a net that is traced.
+    """
     total = 0
 
     def count(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         nonlocal total
         total += output.numel()
 
-    kinds = (nn.Conv2d, nn.Linear)
+    kinds = (*CONV, *TRANSPOSED, nn.Linear)
     handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
-    was_training = model.training
     try:
-        model.eval()
-        model(example)
+        with evaluating(model):
+            model(example)
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return total // len(example)
+
+
+def file_bytes(model: nn.Module) -> int:
+    """Bytes of the safetensors file of a net: weights, running statistics, header.
+
+    A tensor that modules share is written once.
+    """
+    unique: dict[tuple[int, tuple[int, ...]], str] = {}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if unique.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name) == name:
+            state[name] = tensor.detach().cpu().contiguous()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.safetensors"
+        save_file(state, path)
+        return path.stat().st_size
 
 
 def sizes(model: nn.Module) -> dict[str, int]:

@@ -158,7 +158,7 @@ def _write_index(made: Path) -> None:
 def inputs_hash(unbuilt: dict[str, str]) -> str:
     """One hash over everything the pages are made from, so that nothing is rendered twice."""
     root = layout.root()
-    paths = [root / "_config.yml", root / "_toc.yml"]
+    paths = [root / "_config.yml", root / "_toc.yml", *(root / "benchmarks").glob("*.jsonl")]
     folders = [root / "book", files.PACKAGE / "cards", files.results_dir()]
     folders += [files.build_dir() / "figures"]
     for slug in layout.slugs():

@@ -59,6 +59,7 @@ def stage(unbuilt: Mapping[str, str] | None = None) -> Path:
         notebook = notice(slug, unbuilt[slug]) if slug in unbuilt else staged_notebook(slug)
         _write_notebook(notebook, folder / "notebooks" / f"{slug}.ipynb")
     _write_toc(folder, _papers(folder, unbuilt))
+    _timings(folder)
     (folder / "book" / "ledger.md").write_text(ledger_page(), encoding="utf-8")
     (folder / "book" / "run.md").write_text(run_page(), encoding="utf-8")
     _extra_files(folder / "_extra" / "_static")
@@ -429,6 +430,16 @@ def _papers(folder: Path, unbuilt: Mapping[str, str]) -> list[str]:
         path = folder / layout.PAPERS / f"{card.slug}.md"
         path.write_text(overview.papers_markdown(card, built), encoding="utf-8")
     return [f"{layout.PAPERS}/{card.slug}" for card in planned]
+
+
+def _timings(folder: Path) -> None:
+    """Fill the page of the benchmarks, in a book that has one."""
+    from survey_lib.publish import timings
+
+    page = folder / "book" / "benchmarks.md"
+    if page.exists():
+        text = timings.fill(page.read_text(encoding="utf-8"), layout.root() / "benchmarks")
+        page.write_text(text, encoding="utf-8")
 
 
 def _write_toc(folder: Path, papers: Sequence[str] = ()) -> None:

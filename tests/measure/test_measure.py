@@ -99,7 +99,7 @@ def test_latency_takes_turns_and_restores_everything():
 
     threads = torch.get_num_threads()
     models = {name: Recorder(name).train() for name in "ab"}
-    result = latency.compare_latency(models, torch.zeros(1), rounds=16, inner=0)
+    result = latency.compare_latency(models, torch.zeros(1), rounds=16, inner=0, tries=1)
     assert torch.get_num_threads() == threads
     assert all(model.training for model in models.values())
     assert {t for _, t in calls} == {1}
@@ -108,6 +108,32 @@ def test_latency_takes_turns_and_restores_everything():
     assert turns[:4] in (["b", "a", "a", "b"], ["a", "b", "b", "a"])
     assert result["a"].rounds == 16
     assert result["a"].minimum <= result["a"].median
+
+
+def test_noisy_rounds_are_taken_again_and_the_quietest_set_counts(monkeypatch):
+    # sets of 15 rounds: the first spreads, the second spreads less, the third is calm
+    clock = {1: 2.0, 2: 1.5, 3: 1.0}
+    turns = []
+
+    def fake(model, _example, _repeats):
+        turns.append(model)
+        taken = (len(turns) - 5) // 30 + 1  # two passes of each warm up
+        return 1.0 if len(turns) % 3 == 0 else clock.get(taken, 1.0)
+
+    monkeypatch.setattr(latency, "_pass", fake)
+    models = {"a": nn.Identity(), "b": nn.Identity()}
+    calm = latency.compare_latency(models, torch.zeros(1))
+    assert {(r.median, r.noisy, r.tries) for r in calm.values()} == {(1.0, False, 3)}
+    turns.clear()
+    still = latency.compare_latency(models, torch.zeros(1), tries=2)
+    assert {(r.median, r.noisy, r.tries) for r in still.values()} == {(1.5, True, 2)}
+
+
+def test_latency_restores_the_mode_of_every_part():
+    net = nn.Sequential(nn.Dropout(), nn.Dropout()).train()
+    net[1].eval()
+    latency.compare_latency({"a": net}, torch.zeros(1), inner=0, tries=1)
+    assert [m.training for m in net.modules()] == [True, True, False]
 
 
 def test_latency_marks_noise_and_refuses_few_rounds():

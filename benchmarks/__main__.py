@@ -1,0 +1,16 @@
+"""All rows, one after the other: ``make bench``."""
+
+from time import perf_counter
+
+from benchmarks import discovery, latency, macs, removal
+
+
+def main() -> None:
+    for script in (discovery, removal, macs, latency):
+        start = perf_counter()
+        script.main()
+        print(f"  {script.__name__}: {perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

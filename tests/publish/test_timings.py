@@ -1,0 +1,116 @@
+import json
+import re
+
+import pytest
+
+from survey_lib import files
+from survey_lib.measure import compare as comparison
+from survey_lib.measure.latency import Latency
+from survey_lib.mechanics.graph import trace_groups
+from survey_lib.publish import timings
+from survey_lib.publish.layout import PublishError
+
+BOOK = files.PACKAGE.parent / "book"
+MACHINE = {
+    "commit": "abc", "made": "2026-01-02T03:04:05+00:00", "processor": "A fast one", "threads": 1,
+    "cores": 2, "system": "Linux", "python": "3.11.0", "torch": "2.9",
+}  # fmt: skip
+
+
+def row(**changes):
+    sides = {
+        "theirs": {"min": 30.0, "median": 33.0},
+        "ours": {"min": 10.0, "median": 11.0},
+    }
+    return {
+        "row": "removal", "case": "resnet18", "ms": sides, "ratio": 3.0, "noisy": False,
+        "ratio_is": "theirs ÷ ours", "target": [2, None], **MACHINE, **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "one.jsonl").write_text(json.dumps(row()) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("ratio", "target", "word"),
+    [
+        (3.0, [2, None], "✓ yes"),
+        (1.9, [2, None], "✗ no"),
+        (1.0, [0.97, 1.03], "✓ yes"),
+        (1.04, [0.97, 1.03], "✗ no"),
+        (0.96, [0.97, 1.03], "✗ no"),
+        (1.2, [None, 1.15], "✗ no"),
+        (9.0, None, "–"),
+    ],
+)
+def test_a_target_is_a_region(ratio, target, word):
+    assert timings.reached(row(ratio=ratio, target=target)) == word
+
+
+def test_the_page_shows_both_sides_the_target_and_the_machine(folder):
+    page = timings.fill(f"# Title\n\n{timings.MARK}\n", folder)
+    assert timings.MARK not in page
+    for words in ("30.00", "33.00", "10.00", "11.00", "≥ 2", "✓ yes", "theirs ÷ ours"):
+        assert words in page
+    assert "A fast one, 1 thread of 2 cores" in page
+    assert "2026-01-02, commit abc" in page
+
+
+def test_rows_of_several_machines_are_told_apart(folder):
+    other = row(row="A/A", processor="A slow one")
+    (folder / "two.jsonl").write_text(json.dumps(other) + "\n")
+    page = timings.fill(timings.MARK, folder)
+    assert re.search(r"- A slow one.*\(A/A\)", page)
+    assert re.search(r"- A fast one.*\(removal\)", page)
+
+
+def test_efficiency_is_shown_where_it_was_measured(folder):
+    found = row(row="half the channels", target=None, mac_ratio=4.0, efficiency=0.75)
+    (folder / "two.jsonl").write_text(json.dumps(found) + "\n")
+    page = timings.fill(timings.MARK, folder)
+    assert "speed-up ÷ MAC ratio" in page
+    assert "0.75" in page
+
+
+@pytest.mark.parametrize("text", ["{", '{"row": 1}', "[]"])
+def test_a_damaged_line_is_named(folder, text):
+    (folder / "two.jsonl").write_text(json.dumps(row()) + "\n" + text + "\n")
+    with pytest.raises(PublishError, match=r"two\.jsonl:2 is no line of timings"):
+        timings.read(folder)
+
+
+def test_nothing_measured_and_no_place_are_errors(tmp_path, folder):
+    with pytest.raises(PublishError, match="run make bench"):
+        timings.fill(timings.MARK, tmp_path / "empty")
+    with pytest.raises(PublishError, match="must hold the line"):
+        timings.fill("# Title", folder)
+
+
+def test_the_committed_timings_fill_the_committed_page():
+    rows = timings.read(BOOK.parent / "benchmarks")
+    page = timings.fill(
+        (BOOK / "benchmarks.md").read_text(encoding="utf-8"), BOOK.parent / "benchmarks"
+    )
+    assert page.count("<table") == len({(r["row"], r["ratio_is"]) for r in rows})
+    assert {r["row"] for r in rows} <= set(timings.WORDS)
+
+
+def test_the_examples_of_the_engine_page_run_and_print_what_it_says(monkeypatch, capsys):
+    def no_clock(models, _example, *, rounds):
+        return {name: Latency(0.001, 0.001, rounds, False) for name in models}
+
+    monkeypatch.setattr(comparison, "compare_latency", no_clock)
+    page = (BOOK / "engine.md").read_text(encoding="utf-8")
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "engine.md", "exec"), names)
+    printed = capsys.readouterr().out
+    shown = re.search(r"```text\n(.*?)```", page, re.DOTALL)
+    assert shown is not None
+    assert printed.startswith(shown[1])
+    assert "speed-up ÷ MAC ratio" in printed
+    graph = trace_groups(names["model"], names["image"])
+    assert {k for g in graph.groups for k in g.kinds} == {"plain", "residual"}
