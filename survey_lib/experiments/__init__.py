@@ -3,4 +3,5 @@
 EXPERIMENTS: dict[str, str] = {
     "to_prune_or_not": "survey_lib.experiments.to_prune_or_not",
     "thinet": "survey_lib.experiments.thinet",
+    "closer_look": "survey_lib.experiments.closer_look",
 }

@@ -3,6 +3,7 @@
 METHODS: dict[str, str] = {
     "to_prune_or_not": "survey_lib.methods.to_prune_or_not",
     "thinet": "survey_lib.methods.thinet.method",
+    "closer_look": "survey_lib.methods.closer_look.method",
 }
 """The papers' methods. Import with ``importlib.import_module(METHODS[slug])``."""
 
