@@ -16,6 +16,7 @@ from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.sparse import load_sparse, save_sparse
 from survey_lib.mechanics.surgery import apply_recipe, load_compressed, save_compressed
 from survey_lib.methods import METHODS, baselines, to_prune_or_not
+from survey_lib.methods.closer_look import method as closer_look
 from survey_lib.methods.thinet import method as thinet
 from survey_lib.methods.thinet import variants
 from survey_lib.tasks.dense import seeded
@@ -162,12 +163,20 @@ def opponent(criterion):
     return Channels(variants, *configs, random=criterion == "random")
 
 
+def long_run(criterion, **more):
+    """One short interval a channel; ``untuned`` at rate 0."""
+    configs = (closer_look.Config(criterion, interval=2, lr=lr, **more) for lr in (0.01, 0.0))
+    return Channels(closer_look, *configs, random=criterion == "random")
+
+
 CHANNELS = {
     "thinet": Channels(thinet, thinet.Config(**SHORT), thinet.Config(**STILL)),
     "thinet, no scalars": Channels(
         thinet, thinet.Config(rescale=False, **SHORT), thinet.Config(rescale=False, **STILL)
     ),
     **{name: opponent(name) for name in variants.CHOICES},
+    **{f"long run, {name}": long_run(name) for name in ("fisher", "l1_signed", "random")},
+    "long run, Fisher and MACs": long_run("fisher", beta=0.1),
 }
 MACS = Budget("macs", 0.5)
 

@@ -249,6 +249,17 @@ def test_the_signal_ignores_a_rescaling_that_changes_the_norm(tiny_resnet):
     torch.testing.assert_close(a.delta["stages.1.conv1"], b.delta["stages.1.conv1"])
 
 
+def test_l1_follows_a_permutation_of_the_filters(tiny_resnet):
+    """The battery's tiny net leaves l1 a single filter; here many are ranked."""
+    net, graph = made(tiny_resnet)
+    name = graph.groups[-1].name
+    order = torch.randperm(graph[name].size, generator=seeded(2))
+    before = method.scores(net, graph, {}, "l1", seeded(0))[name]
+    with torch.no_grad():
+        net.get_submodule(name).weight.copy_(net.get_submodule(name).weight[order])
+    assert torch.equal(method.scores(net, graph, {}, "l1", seeded(0))[name], before[order])
+
+
 def test_a_dead_channel_scores_nothing_and_goes_first(tiny_resnet):
     net, graph = made(tiny_resnet)
     with torch.no_grad():
