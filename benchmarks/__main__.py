@@ -2,11 +2,11 @@
 
 from time import perf_counter
 
-from benchmarks import discovery, latency, macs, removal
+from benchmarks import discovery, fisher, latency, macs, removal
 
 
 def main() -> None:
-    for script in (discovery, removal, macs, latency):
+    for script in (discovery, removal, macs, fisher, latency):
         start = perf_counter()
         script.main()
         print(f"  {script.__name__}: {perf_counter() - start:.0f} s", flush=True)

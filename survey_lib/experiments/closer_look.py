@@ -72,7 +72,7 @@ FACTORS = tuple(k / 64 for k in range(64, 3, -1))
 EXPLORED = (("fisher", 0.0), ("l1", 0.0), ("random", 0.0), ("l1_signed", 0.0),
             ("fisher", 0.1), ("fisher", 1.0))  # fmt: skip
 """Criterion and β of the explorer's runs on the shipped net."""
-EXPLORER_INTERVAL, EXPLORER_EVERY = 1, 4
+EXPLORER_INTERVAL, EXPLORER_EVERY = 2, 4
 BATCHES = (64, 1)
 """Sizes of the batches that are timed; the claim rests on the first."""
 
