@@ -17,6 +17,7 @@ from survey_lib.mechanics.sparse import load_sparse, save_sparse
 from survey_lib.mechanics.surgery import apply_recipe, load_compressed, save_compressed
 from survey_lib.methods import METHODS, baselines, loss_modelling, to_prune_or_not
 from survey_lib.methods.group_fisher import method as group_fisher
+from survey_lib.methods.closer_look import method as closer_look
 from survey_lib.methods.thinet import method as thinet
 from survey_lib.methods.thinet import variants
 from survey_lib.tasks.dense import seeded
@@ -165,6 +166,12 @@ def opponent(criterion):
     return Channels(variants, *configs, random=criterion == "random")
 
 
+def long_run(criterion, **more):
+    """One short interval a channel; ``untuned`` at rate 0."""
+    configs = (closer_look.Config(criterion, interval=2, lr=lr, **more) for lr in (0.01, 0.0))
+    return Channels(closer_look, *configs, random=criterion == "random")
+
+
 CHANNELS = {
     "thinet": Channels(thinet, thinet.Config(**SHORT), thinet.Config(**STILL)),
     "thinet, no scalars": Channels(
@@ -179,6 +186,8 @@ CHANNELS = {
         )
         for per in group_fisher.SAVINGS
     },
+    **{f"long run, {name}": long_run(name) for name in ("fisher", "l1_signed", "random")},
+    "long run, Fisher and MACs": long_run("fisher", beta=0.1),
 }
 MACS = Budget("macs", 0.5)
 

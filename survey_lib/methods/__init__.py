@@ -5,6 +5,7 @@ METHODS: dict[str, str] = {
     "loss_modelling": "survey_lib.methods.loss_modelling",
     "thinet": "survey_lib.methods.thinet.method",
     "group_fisher": "survey_lib.methods.group_fisher.method",
+    "closer_look": "survey_lib.methods.closer_look.method",
 }
 """The papers' methods. Import with ``importlib.import_module(METHODS[slug])``."""
 

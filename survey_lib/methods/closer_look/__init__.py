@@ -1,0 +1,1 @@
+"""A closer look at structured pruning: the long run, and the shapes that are trained instead."""
