@@ -16,8 +16,8 @@ from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.sparse import load_sparse, save_sparse
 from survey_lib.mechanics.surgery import apply_recipe, load_compressed, save_compressed
 from survey_lib.methods import METHODS, baselines, loss_modelling, to_prune_or_not
-from survey_lib.methods.group_fisher import method as group_fisher
 from survey_lib.methods.closer_look import method as closer_look
+from survey_lib.methods.group_fisher import method as group_fisher
 from survey_lib.methods.thinet import method as thinet
 from survey_lib.methods.thinet import variants
 from survey_lib.tasks.dense import seeded
