@@ -18,6 +18,12 @@ recorded_later = pytest.mark.xfail(
 )
 
 
+@pytest.fixture(autouse=True)
+def listed(monkeypatch):
+    """The experiment joins EXPERIMENTS with its study; the runner knows it here before that."""
+    monkeypatch.setitem(runner.EXPERIMENTS, SLUG, experiment.__name__)
+
+
 def record(arm, budget=0.0, seed=0, **numbers):
     cell = experiment._cell(arm, seed, budget)
     return Record(SLUG, "study", runner.plain(cell), seed, f"{arm}{budget}", "done", numbers)
