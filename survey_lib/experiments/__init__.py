@@ -4,4 +4,6 @@ EXPERIMENTS: dict[str, str] = {
     "to_prune_or_not": "survey_lib.experiments.to_prune_or_not",
     "loss_modelling": "survey_lib.experiments.loss_modelling",
     "thinet": "survey_lib.experiments.thinet",
+    "closer_look": "survey_lib.experiments.closer_look",
+    "group_fisher": "survey_lib.experiments.group_fisher",
 }
