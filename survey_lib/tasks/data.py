@@ -17,7 +17,6 @@ FOLDER = Path(str(resources.files("survey_lib.tasks"))) / "data"
 SHA256 = {
     "fashion_mnist.npz": "80ecf38a210be148c395ec4200c9f79065be82a82568a1afc7c2239d3efa6544",
     "shakespeare.txt.gz": "bf237b9f5a05abe79d7a0caa809b6513fbcbc323e9521a77086d556e4c9bbed8",
-    "wikitext2_test.txt.gz": "a7f70ace9020b0d6daf21ea9f7666bc824aae4e8a3d5d7a1bd7820b2110da32d",
 }
 
 
