@@ -2,10 +2,10 @@ r"""Make the embedded data files from their sources (run once; the result is com
 
 Fashion-MNIST comes from the IDX files of Debian's package ``dataset-fashion-mnist`` or of
 torchvision's download; the Shakespeare text is the public-domain ``input.txt`` of
-``karpathy/char-rnn``::
+``karpathy/char-rnn``; WikiText-2's is the tokenised test part (``wiki.test.tokens``)::
 
     python -m survey_lib.tasks.make_data --fashion /usr/share/datasets/fashion-mnist \\
-        --shakespeare input.txt
+        --shakespeare input.txt --wikitext wiki.test.tokens
 """
 
 import argparse
@@ -63,12 +63,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fashion", type=Path)
     parser.add_argument("--shakespeare", type=Path)
+    parser.add_argument("--wikitext", type=Path)
     given = parser.parse_args()
     made = {}
     if given.fashion:
         made["fashion_mnist.npz"] = fashion(given.fashion)
-    if given.shakespeare:
-        made["shakespeare.txt.gz"] = gzip.compress(given.shakespeare.read_bytes(), 9, mtime=0)
+    texts = {"shakespeare.txt.gz": given.shakespeare, "wikitext2_test.txt.gz": given.wikitext}
+    for name, path in texts.items():
+        if path:
+            made[name] = gzip.compress(path.read_bytes(), 9, mtime=0)
     for name, data in made.items():
         files.write_atomic(FOLDER / name, data)
         print(f'"{name}": "{files.sha256(data)}",  # {len(data):,} bytes')
