@@ -1,0 +1,1 @@
+"""LLM.int8(): eight-bit products with the outlier features taken out."""
