@@ -199,8 +199,9 @@ def dynamic_product(X: Tensor, packed: object, dim: int | None = 1, bits: int = 
     """(s, o) = X Wᵀ in torch's dynamic kernel, X (s, h) with as many bits.
 
     The kernel has one grid for all of X, from its smallest to its largest value. Several rows are
-    brought to [−1, 1] first and back after, so that each has its own. Without VNNI pairs of products are added in 16 bits, where 255 · 127 · 2 does
-    not fit and 127 · 127 · 2 does: with 8 bits the sums saturate, with 7 they are exact.
+    brought to [−1, 1] first and back after, so that each has its own. Without VNNI pairs of
+    products are added in 16 bits, where 255 · 127 · 2 does not fit and 127 · 127 · 2 does: with
+    8 bits the sums saturate, with 7 they are exact.
 
     Args:
         X: fp32 or fp64; multiplied in fp32.
