@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from survey_lib.measure.size import file_bytes
 from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
@@ -18,9 +20,13 @@ from survey_lib.mechanics.surgery import apply_recipe, load_compressed, save_com
 from survey_lib.methods import METHODS, baselines, loss_modelling, to_prune_or_not
 from survey_lib.methods.closer_look import method as closer_look
 from survey_lib.methods.group_fisher import method as group_fisher
+from survey_lib.methods.llm_int8 import method as llm_int8
+from survey_lib.methods.llm_int8.linear import quantize
 from survey_lib.methods.thinet import method as thinet
 from survey_lib.methods.thinet import variants
+from survey_lib.tasks.data import Split, Splits
 from survey_lib.tasks.dense import seeded
+from survey_lib.tasks.task import Task
 from survey_lib.tasks.train import evaluate
 from tests.conftest import in_double
 
@@ -303,6 +309,85 @@ def test_channels_recipe_and_table_tell_the_same(case, tiny_task):
     shapes = [p.shape for p in apply_recipe(
         tiny_task.build(seeded(0)), graph, result.recipe).parameters()]  # fmt: skip
     assert shapes == [p.shape for p in result.model.parameters()]
+
+
+# ---- methods of kind ``bits``: a new one adds a case, and how a saved net is built again
+
+BITS = {
+    kind: (llm_int8, llm_int8.Config(kind, alpha=1.5), lambda net, rows, config: quantize(
+        net, [row["layer"] for row in rows], config))
+    for kind in llm_int8.KINDS
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny_text():
+    """Random characters and a small character model, untrained."""
+    x = torch.randint(65, (16, 65), generator=seeded(0))
+    split = Split(x[:, :-1].contiguous(), x[:, 1:].contiguous())
+    splits = Splits(split, split, split, tuple(map(chr, range(65))), hash="noise")
+    options = {"width": 0.5, "layers": 2}
+    return Task("noise/char_gpt", splits, "char_gpt", options, "perplexity")
+
+
+def coarse(case, task, *, seed=0, model=None):
+    module, config, _ = BITS[case]
+    model = model or task.build(seeded(0)).eval()
+    return module.compress(model, task, None, config, generator=seeded(seed))
+
+
+@pytest.mark.parametrize("case", BITS)
+def test_bits_leave_the_given_model_untouched(case, tiny_text):
+    model = tiny_text.build(seeded(0)).eval()
+    before = copy.deepcopy(model.state_dict())
+    result = coarse(case, tiny_text, model=model)
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], v) for k, v in after.items())
+    theirs = {p.data_ptr() for p in model.parameters()}
+    assert theirs.isdisjoint(t.data_ptr() for t in result.model.state_dict().values())
+
+
+@pytest.mark.parametrize("case", BITS)
+def test_bits_same_seed_same_bytes(case, tiny_text):
+    a, b = (coarse(case, tiny_text, seed=1).model.state_dict() for _ in range(2))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("case", BITS)
+def test_bits_saved_and_loaded_give_the_same_output(case, tiny_text, tmp_path):
+    _, config, rebuild = BITS[case]
+    result = coarse(case, tiny_text)
+    save_file(result.model.state_dict(), tmp_path / "net.safetensors")
+    again = rebuild(tiny_text.build(seeded(9)), result.table, config).eval()
+    x = tiny_text.example(8)
+    assert not torch.equal(again(x), result.model(x))
+    again.load_state_dict(load_file(tmp_path / "net.safetensors"))
+    assert torch.equal(again(x), result.model(x))
+    wanted = tiny_text.build(seeded(0)).eval()(x)
+    assert 0 < (result.model(x) - wanted).norm() < 0.2 * wanted.norm()
+
+
+@pytest.mark.parametrize("case", BITS)
+def test_bits_are_saved_in_a_third_of_the_bytes_at_most(case, tiny_text):
+    result = coarse(case, tiny_text)
+    before, kept = (sum(row[k] for row in result.table) for k in ("bytes", "kept"))
+    assert kept <= 0.3 * before
+    saved = file_bytes(tiny_text.build(seeded(0))) - file_bytes(result.model)
+    assert saved == pytest.approx(before - kept, abs=10_000)  # names of more tensors
+
+
+@pytest.mark.parametrize("case", BITS)
+def test_bits_make_no_tensor_on_an_assumed_device(case, tiny_text):
+    torch.set_default_device("meta")
+    try:
+        with torch.device("cpu"):
+            model = tiny_text.build(seeded(0)).eval()
+        result = coarse(case, tiny_text, model=model)
+        y = result.model(tiny_text.example(2))
+    finally:
+        torch.set_default_device(None)
+    assert {t.device.type for t in result.model.state_dict().values()} == {y.device.type} == {"cpu"}
 
 
 @pytest.mark.parametrize("keep", [0, -0.1, 1.5])

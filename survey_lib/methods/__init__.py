@@ -6,6 +6,7 @@ METHODS: dict[str, str] = {
     "thinet": "survey_lib.methods.thinet.method",
     "group_fisher": "survey_lib.methods.group_fisher.method",
     "closer_look": "survey_lib.methods.closer_look.method",
+    "llm_int8": "survey_lib.methods.llm_int8.method",
 }
 """The papers' methods. Import with ``importlib.import_module(METHODS[slug])``."""
 

@@ -24,6 +24,7 @@ WORDS = {
     "MACs of a recipe": "MACs of a smaller net that was not built",
     "Fisher scores": "Fisher scores of all channels",
     "ThiNet greedy": "ThiNet's greedy choice: products of rows against sums",
+    "int8 linear": "One linear layer in eight bits",
 }
 """Rows in the order of the page, with the headings of their tables."""
 
@@ -128,10 +129,13 @@ def _table(title: str, ratio_is: str, rows: Sequence[Mapping[str, Any]]) -> str:
                 decimals[(words, "")] = 2
         for side, ms in row["ms"].items():
             line |= {(side, "min"): ms["min"], (side, "median"): ms["median"]}
+            if "errors" in row:
+                line[(side, "error (%)")] = 100 * row["errors"][side]
+                decimals[(side, "error (%)")] = 2
         lines.append(line)
     df = pd.DataFrame(lines)
     df.columns = pd.MultiIndex.from_tuples(df.columns)
-    clocks = [c for c in df.columns if c[1]]
+    clocks = [c for c in df.columns if c[1] in ("min", "median")]
     fine = {c: 2 for c in clocks if max(line.get(c, 0) for line in lines) >= 0.1}
     caption = f"{title}. Times in milliseconds on one thread, the sides in turns."
     shown = table(df, caption=caption, decimals=fine | decimals)

@@ -128,3 +128,12 @@ def test_the_example_of_a_users_net_is_shown_as_it_was_recorded(tmp_path):
     (tmp_path / "own_model.json").write_text("{}")
     with pytest.raises(PublishError, match=r"run python -m benchmarks\.own_model"):
         timings.fill_example(timings.EXAMPLE, tmp_path)
+
+
+def test_the_error_of_each_side_stands_beside_its_time(tmp_path):
+    errors = {"theirs": 0.1234, "ours": 0.0085, "a third": 0.5}
+    (tmp_path / "one.jsonl").write_text(json.dumps(row(row="int8 linear", errors=errors)) + "\n")
+    page = timings.fill(timings.MARK, tmp_path)
+    for words in ("One linear layer in eight bits", "error (%)", "12.34", "0.85"):
+        assert words in page
+    assert "50.00" not in page

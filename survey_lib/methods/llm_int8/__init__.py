@@ -1,1 +1,1 @@
-"""LLM.int8() (Dettmers et al. 2022): method, outlier features, planting."""
+"""LLM.int8() (Dettmers et al. 2022): method, layers, outlier features, planting."""
