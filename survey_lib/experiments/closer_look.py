@@ -50,19 +50,19 @@ INTERVAL = 4
 """Training steps before each removal."""
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet": ("resnet_small", {"width": 0.5, "blocks": 2}),
-    "densenet": ("densenet_small", {"width": 0.5, "layers": 3, "bottleneck": 2}),
+    "densenet": ("densenet_small", {"width": 0.5, "layers": 3, "bottleneck": 4}),
 }
 DENSENET_SEEDS = 1
 """The DenseNet is only drawn; no claim rests on it."""
 
-LEARNING_RATES = {"dense": 0.05, "pruned": 0.05, "scratch": 0.2}
+LEARNING_RATES = {"dense": 0.1, "pruned": 0.02, "scratch": 0.2}
 """The best mean over :data:`TUNE_SEEDS` on validation, of :data:`TRIED_RATES` (``tune``)."""
 TRIED_RATES = {
     "dense": (0.025, 0.05, 0.1, 0.2),
     "pruned": (0.0008, 0.005, 0.02, 0.05),
     "scratch": (0.05, 0.1, 0.2, 0.4),
 }
-TUNE_SEEDS = (900, 901)
+TUNE_SEEDS = (900, 901, 902, 903, 904)
 
 LONG_RUNS = ("fisher", "l1", "random")
 RIVALS = ("fisher_scratch", "bottleneck", "width")
