@@ -55,7 +55,7 @@ def test_lower_bounds_ask_for_nothing_that_colab_lacks():
 def test_conda_installs_this_package_with_the_same_pins():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
-    assert pip == ["-c constraints.txt", "-e .[book]"]
+    assert pip == ["-c constraints.txt", "-e .[book,llm]"]
     (python,) = [d for d in environment["dependencies"] if str(d).startswith("python=")]
     assert python.removeprefix("python=") in ("3.11", "3.12", "3.13")
 

@@ -52,7 +52,6 @@ def check_sources() -> list[Finding]:
     except PublishError as error:
         return [Finding("_config.yml, _toc.yml", str(error), "mend it first")]
     found = _check_toc(pages)
-    wanted = setup_cell.setup_source(url, branch)
     for path in sorted((layout.root() / "notebooks").glob("*.ipynb")):
         name = f"notebooks/{path.name}"
         try:
@@ -60,6 +59,7 @@ def check_sources() -> list[Finding]:
         except PublishError as error:
             found.append(Finding(name, str(error), "restore it from git"))
             continue
+        wanted = setup_cell.setup_source(url, branch, path.stem)
         found += check_notebook(notebook, name, wanted)
     return found + _check_vendor() + _check_address(url)
 

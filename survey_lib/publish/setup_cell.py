@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("survey_lib") is None:
-    source = "compression-survey @ git+{url}@{ref}"
+    source = "compression-survey{extra} @ git+{url}@{ref}"
     command = [sys.executable, "-m", "pip", "install", "--quiet", source]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -30,6 +30,9 @@ if importlib.util.find_spec("survey_lib") is None:
 
     print(f"survey_lib {{survey_lib.__version__}} is installed")
 """
+
+EXTRAS = {"llm_int8": "[llm]"}
+"""Chapters that need more than the library's own dependencies: slug → extra."""
 
 # files that may name the repository: each address in them is stamped from _config.yml
 STAMPED = (
@@ -45,17 +48,20 @@ STAMPED = (
 )
 
 
-def setup_source(repo_url: str, ref: str = "main") -> str:
+def setup_source(repo_url: str, ref: str = "main", slug: str = "") -> str:
     """Source of the set-up cell for the repository at ``repo_url``, installed at ``ref``.
 
-    The cell does nothing where ``survey_lib`` can be imported.
+    The cell does nothing where ``survey_lib`` can be imported; ``slug`` is the chapter's, which may
+    need an extra (:data:`EXTRAS`).
     """
-    return _SOURCE.format(url=repo_url.rstrip("/"), ref=ref).rstrip("\n")
+    return _SOURCE.format(url=repo_url.rstrip("/"), ref=ref, extra=EXTRAS.get(slug, "")).rstrip(
+        "\n"
+    )
 
 
-def setup_cell(repo_url: str, ref: str = "main") -> Any:
+def setup_cell(repo_url: str, ref: str = "main", slug: str = "") -> Any:
     """The set-up cell as a notebook cell, folded on Colab and absent from the page."""
-    cell = nbformat.v4.new_code_cell(setup_source(repo_url, ref))
+    cell = nbformat.v4.new_code_cell(setup_source(repo_url, ref, slug))
     cell.id = "setup"
     cell.metadata.update({"tags": ["setup", "remove-cell"], "cellView": "form"})
     return cell
@@ -125,7 +131,7 @@ def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
 
 def _with_setup(text: str, path: Path, repo_url: str) -> str:
     notebook = nbformat.reads(text, as_version=4)
-    wanted = setup_cell(repo_url, layout.branch())
+    wanted = setup_cell(repo_url, layout.branch(), path.stem)
     places = [i for i, cell in enumerate(notebook.cells) if "setup" in layout.tags(cell)]
     if len(places) > 1:
         raise PublishError(f"notebooks/{path.name} has {len(places)} set-up cells; keep one")

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
-from survey_lib.evidence.records import Record, config_key, study, study_path
+from survey_lib.evidence.records import Record, config_key, study
 from survey_lib.experiments import group_fisher as experiment
 from survey_lib.experiments import runner
 from survey_lib.mechanics.costs import Costs
@@ -12,14 +12,6 @@ from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.tasks.dense import seeded
 
 SLUG = "group_fisher"
-MODULE = "survey_lib.experiments.group_fisher"
-recorded = pytest.mark.skipif(not study_path(SLUG).exists(), reason="the study was not run yet")
-
-
-@pytest.fixture(autouse=True)
-def listed(monkeypatch):
-    """The experiment joins EXPERIMENTS with its study; the runner knows it here before that."""
-    monkeypatch.setitem(runner.EXPERIMENTS, SLUG, MODULE)
 
 
 def record(cell, **numbers):
@@ -155,7 +147,6 @@ def test_a_path_that_cannot_reach_its_end_says_so(barely_trained, monkeypatch):
 # ---- the committed study
 
 
-@recorded
 def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
     recorded = {r.key for r in study(SLUG)}
     wanted = {config_key(SLUG, runner.plain(c)) for c in experiment.grid("study")}
@@ -166,12 +157,10 @@ def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
     assert not any(v.changed for v in words.values())
 
 
-@recorded
 def test_the_rates_are_those_that_the_recorded_tries_chose():
     assert experiment.best_rates(study(SLUG, "tune")) == experiment.LEARNING_RATES
 
 
-@recorded
 def test_recorded_paths_meet_their_budget_and_keep_a_unit_everywhere():
     for r in study(SLUG):
         if r.config["arm"] != "path":

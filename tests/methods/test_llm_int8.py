@@ -10,8 +10,9 @@ from survey_lib.cards.card import read_card
 from survey_lib.measure.size import file_bytes
 from survey_lib.mechanics import int8
 from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.decoder import decoder
 from survey_lib.methods.llm_int8 import method
-from survey_lib.methods.llm_int8.linear import Int8Linear, default_linears, quantize
+from survey_lib.methods.llm_int8.linear import Int8Linear, quantize
 from survey_lib.methods.llm_int8.method import KINDS, Config, llm_int8, outliers, vector_wise
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.models import CharGpt, build_model
@@ -250,7 +251,7 @@ def gpt():
 
 
 def test_char_gpts_linears_are_those_of_its_blocks():
-    names = default_linears(gpt())
+    names = decoder(gpt()).linears
     assert len(names) == 2 * 6
     projections = [f"attention.{n}" for n in ("query", "key", "value", "out")]
     assert names[:6] == tuple(f"blocks.0.{n}" for n in [*projections, "up", "down"])
@@ -268,7 +269,7 @@ def test_hugging_face_decoders_are_known_by_their_names(family):
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=32,
     )  # fmt: skip
     net = getattr(transformers, f"{family}ForCausalLM")(config).eval()
-    names = default_linears(net)
+    names = decoder(net).linears
     assert len(names) == 2 * 7
     assert names[0] == "model.layers.0.self_attn.q_proj"
     small = quantize(net, names, Config())
@@ -278,23 +279,10 @@ def test_hugging_face_decoders_are_known_by_their_names(family):
     assert 0 < (logits - wanted).norm() < 0.05 * wanted.norm()
 
 
-@pytest.mark.parametrize(("family", "sizes", "words"), [
-    ("GPT2LMHeadModel", {"n_embd": 32, "n_head": 4, "n_layer": 1, "bos_token_id": 0,
-                         "eos_token_id": 0}, r"transformer\.h\.0 \(GPT2Block\)"),
-    ("Phi3ForCausalLM", {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-              "num_attention_heads": 4, "num_key_value_heads": 4, "pad_token_id": 0},
-     r"model\.layers\.0 \(Phi3DecoderLayer\) has no linear layer self_attn\.q_proj"),
-])  # fmt: skip
-def test_other_decoders_get_an_error_that_names_the_module(family, sizes, words):
-    transformers = pytest.importorskip("transformers")
-    build = getattr(transformers, family)
-    with pytest.raises(ValueError, match=words):
-        default_linears(build(build.config_class(vocab_size=50, **sizes)))
-
-
-def test_nets_without_blocks_and_names_that_are_no_linears_are_refused():
-    with pytest.raises(ValueError, match="Sequential has no transformer block known here"):
-        default_linears(build_model("mlp", generator=seeded(0)))
+def test_nets_without_layers_and_names_that_are_no_linears_are_refused():
+    mlp = build_model("mlp", generator=seeded(0))
+    with pytest.raises(ValueError, match="Sequential: no list of layers"):
+        method.compress(mlp, None, generator=seeded(0))
     with pytest.raises(ValueError, match=r"no linear layer 'blocks\.0\.norm1'"):
         quantize(gpt(), ["blocks.0.norm1"], Config())
     with pytest.raises(ValueError, match="takes no budget"):

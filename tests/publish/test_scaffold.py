@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from survey_lib.cards.card import parse_card
+from survey_lib.experiments import EXPERIMENTS
 from survey_lib.publish import check, layout, scaffold
 from survey_lib.publish.layout import PublishError
 from tests.colab.environment import sources
@@ -382,7 +383,7 @@ def test_a_method_may_be_a_folder_with_variants(tree, survey):
     assert found[0].startswith("survey_lib/methods/tiny/method.py: write Config and compress")
 
 
-@pytest.mark.parametrize("slug", ["to_prune_or_not", "loss_modelling", "thinet"])
+@pytest.mark.parametrize("slug", EXPERIMENTS)
 def test_a_finished_chapter_lacks_nothing(slug):
     assert scaffold.missing(slug, ROOT) == []
     assert scaffold.missing("nothing", ROOT)[0].startswith("survey_lib/cards/nothing.md: there is")

@@ -44,6 +44,12 @@ def test_it_is_installed_where_it_is_not_and_nothing_else_is_upgraded(monkeypatc
     assert survey_lib.__version__ in capsys.readouterr().out
 
 
+def test_a_chapter_may_need_an_extra_and_no_other_gets_it():
+    source = setup_cell.setup_source(URL, "v1", "llm_int8")
+    assert f'"compression-survey[llm] @ git+{URL}@v1"' in source
+    assert setup_cell.setup_source(URL, "v1", "thinet") == setup_cell.setup_source(URL, "v1")
+
+
 def test_failure_is_one_sentence(monkeypatch):
     with pytest.raises(RuntimeError) as error:
         run_cell(monkeypatch, False, 1, "a long story\nERROR: no network\n")

@@ -20,13 +20,6 @@ from survey_lib.mechanics.int8 import (
     zeropoint,
 )
 from survey_lib.methods.llm_int8.method import Config, outlier_branch, outliers
-from survey_lib.tasks.models import Block
-
-CHAR_GPT = ("attention.query", "attention.key", "attention.value", "attention.out", "up", "down")
-HUGGING_FACE = (
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-)  # fmt: skip
 
 
 class Int8Linear(nn.Module):
@@ -161,40 +154,6 @@ class Int8Linear(nn.Module):
         """What was chosen."""
         alpha = f", alpha={self.alpha:g}" if self.decomposes else ""
         return f"{self.in_features}, {self.out_features}, kind={self.kind!r}{alpha}"
-
-
-def default_linears(model: nn.Module) -> tuple[str, ...]:
-    """Paths of the linears that the paper replaces: attention's projections and the MLP's, by name.
-
-    Known are the blocks of ``char_gpt`` and Hugging Face decoder layers with ``self_attn.q_proj``,
-    ``k_proj``, ``v_proj``, ``o_proj`` and ``mlp.gate_proj``, ``up_proj``, ``down_proj``.
-
-    Raises:
-        ValueError: no known block, or a decoder layer in which one of these is no linear layer.
-    """
-    names: list[str] = []
-    first = ""
-    for path, module in model.named_modules():
-        dot = f"{path}." if path else ""
-        if isinstance(module, Block):
-            names += [dot + name for name in CHAR_GPT]
-        elif hasattr(module, "self_attn"):
-            for name in HUGGING_FACE:
-                if not isinstance(_get(module, name), nn.Linear):
-                    raise ValueError(
-                        f"llm_int8: {path or 'the net'} ({type(module).__name__}) has no linear "
-                        f"layer {name}; give the paths of its linears as names"
-                    )
-            names += [dot + name for name in HUGGING_FACE]
-        elif isinstance(module, nn.ModuleList) and len(module):
-            first = first or f"{dot}0 ({type(module[0]).__name__})"
-    if not names:
-        raise ValueError(
-            f"llm_int8: {type(model).__name__} has no transformer block known here"
-            + (f"; {first} is none" if first else "")
-            + "; give the paths of its linears as names"
-        )
-    return tuple(names)
 
 
 def _get(module: nn.Module, path: str) -> nn.Module | None:

@@ -35,6 +35,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from survey_lib.mechanics.decoder import decoder
 from survey_lib.mechanics.int8 import Quantized, absmax, product, zeropoint
 from survey_lib.methods.compressed import Compressed
 from survey_lib.tasks.task import Task
@@ -182,15 +183,16 @@ def compress(
         generator: not used.
 
     Raises:
-        ValueError: a budget, a net without known blocks, or names that are no linears.
+        ValueError: a budget, or names that are no linears.
+        GraphError: no names, and a net that is built otherwise than a known decoder.
     """
-    from survey_lib.methods.llm_int8.linear import Int8Linear, default_linears, quantize
+    from survey_lib.methods.llm_int8.linear import Int8Linear, quantize
 
     del task, generator
     if budget is not None:
         raise ValueError("llm_int8 takes no budget: bytes follow from its kind; give budget=None")
     start = perf_counter()
-    names = config.names or default_linears(model)
+    names = config.names or decoder(model).linears
     net = quantize(model, names, config).eval()
     table = []
     for name in names:
