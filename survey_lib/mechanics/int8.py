@@ -34,7 +34,7 @@ class Quantized:
     scale: Tensor
     """s, grid steps per unit: (1, 1), (m, 1) or (1, n)."""
     zero: Tensor | None = None
-    """zp in grid steps, shaped as ``scale``; not rounded; None on a symmetric grid."""
+    """zp in grid steps, whole, shaped as ``scale``; None on a symmetric grid."""
 
     def dequantize(self) -> Tensor:
         """(m, n) values x̂, in the precision of the scale."""
@@ -71,11 +71,12 @@ def zeropoint(x: Tensor, dim: int | None = None, dtype: torch.dtype = torch.int8
     r"""Asymmetric grid from the smallest to the largest value.
 
     :math:`s = nd = 2 \cdot 127 / (\max x - \min x)`,
-    :math:`q = \lfloor nd\,(x - \min x) \rceil - 127`, so :math:`zp = 127 + nd \min x`.
+    :math:`zp = 127 + \lfloor nd \min x \rceil`, :math:`q = \lfloor nd\,x \rceil - zp`.
 
     Differs from section 2 of Dettmers et al. 2022 (``dettmers2022llmint8``), whose equation for zp
-    rounds the matrix times its minimum, without nd, and so cannot be meant; and zp is not rounded
-    here. A constant row is exact.
+    rounds the matrix times its minimum, without nd, and so cannot be meant. Its brackets are: a zp
+    that is not whole moves every zero by the same part of a step, and sums add that up. A constant
+    row is exact.
 
     Args:
         x: (m, n).
@@ -86,10 +87,12 @@ def zeropoint(x: Tensor, dim: int | None = None, dtype: torch.dtype = torch.int8
         low, high = x.amin().view(1, 1), x.amax().view(1, 1)
     else:
         low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
-    spread = high - low
-    nd = 2 * TOP / torch.where(spread < NOTHING, 2 * TOP, spread)
-    q = ((x - low) * nd).round_().sub_(TOP).clamp_(-TOP, TOP)
-    return Quantized(q.to(dtype), nd, TOP + nd * low)
+    spread, size = high - low, low.abs()
+    constant = TOP / torch.where(size < NOTHING, TOP, size)
+    nd = torch.where(spread < NOTHING, constant, 2 * TOP / spread.clamp_min(NOTHING))
+    zp = TOP + (nd * low).round_()
+    q = (x * nd).round_().sub_(zp).clamp_(-TOP, TOP)
+    return Quantized(q.to(dtype), nd, zp)
 
 
 @lru_cache(maxsize=1)

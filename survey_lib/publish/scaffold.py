@@ -161,8 +161,10 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
         )
     if not re.search(rf"[\"'\s.]{slug}[\"',\s]", _read(tests / "test_battery.py")):
         found.append("tests/test_battery.py: add the method to the battery's cases")
+    tunes = '"tune": list,' not in _read(package / "experiments" / f"{slug}.py")  # else no grid
     for profile, why in (("tune", "learning rates chosen on validation"), ("study", "the study")):
-        if not (root / "results" / profile / f"{slug}.jsonl").exists():
+        there = (root / "results" / profile / f"{slug}.jsonl").exists()
+        if not there and (tunes or profile == "study"):
             found.append(
                 f"results/{profile}/{slug}.jsonl: {why}; survey run {slug} --profile {profile}"
             )

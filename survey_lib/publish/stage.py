@@ -167,6 +167,10 @@ def fill_hero(notebook: Any, slug: str) -> None:
             output.data["text/html"] = with_other_ids(output.data["text/html"], "-hero")
 
 
+DOWNLOADS = {"llm_int8": 92_871_040}
+"""Bytes that a chapter fetches on its first run: slug → size."""
+
+
 def _fill_cost(notebook: Any, slug: str) -> None:
     """Write the seconds of the run into the card panel, which was made before they were known."""
     entry = read_entry(slug)
@@ -176,7 +180,8 @@ def _fill_cost(notebook: Any, slug: str) -> None:
             if "survey-cost" in text:
                 from survey_lib.show.page import fill_cost
 
-                output.data["text/html"] = fill_cost(text, entry["seconds"] if entry else None)
+                seconds = entry["seconds"] if entry else None
+                output.data["text/html"] = fill_cost(text, seconds, DOWNLOADS.get(slug))
 
 
 def with_other_ids(text: str, suffix: str) -> str:

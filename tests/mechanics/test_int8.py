@@ -77,6 +77,14 @@ def test_the_zero_point_spends_all_steps_on_one_sided_values():
     assert g.scale[0] > 40 * absmax(x, 1).scale[0]  # as many times as fine
 
 
+def test_a_zero_stays_a_zero_between_the_smallest_and_the_largest_value():
+    """A zero point that is not whole moves all zeros alike; sums over many of them add that up."""
+    x = torch.zeros(4, 500, dtype=torch.float64)
+    x[:, 0], x[:, 1] = torch.tensor([-290.7, -1.0, -3.3, -0.1]), torch.tensor([472.8, 7, 9, 400])
+    for dim in (None, 1):
+        assert zeropoint(x, dim).dequantize()[:, 2:].count_nonzero() == 0
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_rows_of_zeros_and_constant_rows_are_exact_or_within_a_step(grid):
     x = torch.tensor([[0.0, 0.0], [3.0, 3.0], [1e-38, 0.0], [-1.0, 2.0]])

@@ -1,6 +1,6 @@
 """LLM.int8() the slow way: Python integers and float64, one element after the other.
 
-Written from the paper's formulas (and the dossier's consistent zero point), not from the library.
+Written from the paper's formulas (and a consistent zero point), not from the library.
 Matrices are lists of rows.
 """
 
@@ -17,13 +17,11 @@ def symmetric(values):
 
 
 def asymmetric(values):
-    """q = ⌊nd (x − min)⌉ − 127; x̂ = (q + 127) / nd + min."""
+    """zp = 127 + ⌊nd min⌉, q = ⌊nd x⌉ − zp; x̂ = (q + zp) / nd."""
     low, high = min(values), max(values)
-    if high == low:
-        return [-TOP] * len(values), 1.0, low + TOP
-    nd = 2 * TOP / (high - low)
-    q = [max(-TOP, min(TOP, round(nd * (v - low)) - TOP)) for v in values]
-    return q, nd, TOP + nd * low
+    nd = 2 * TOP / (high - low) if high != low else TOP / (abs(low) or TOP)
+    zp = TOP + round(nd * low)
+    return [round(nd * v) - zp for v in values], nd, zp
 
 
 def columns(W):

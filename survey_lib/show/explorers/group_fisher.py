@@ -84,7 +84,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     here = path.transform_filter(alt.datum.mark == chosen["mark"])
     colour = alt.value(style.css("fisher"))
     flat = here.transform_flatten(["place", "left", "units"])
-    place = alt.X("place:N", sort=list(PLACES.values()), title=None, axis=alt.Axis(labelAngle=0))
+    place = alt.X("place:N", sort=list(PLACES.values()), title=None, axis=alt.Axis(labelAngle=-35))
     bars = flat.mark_bar().encode(
         x=place,
         y=alt.Y("left:Q", title="units kept", scale=alt.Scale(domain=[0, 1]),
