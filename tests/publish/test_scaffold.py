@@ -383,6 +383,19 @@ def test_a_method_may_be_a_folder_with_variants(tree, survey):
     assert found[0].startswith("survey_lib/methods/tiny/method.py: write Config and compress")
 
 
+def test_a_chapter_that_trains_nothing_needs_no_tries(tree, survey):
+    draft(tree, survey)
+
+    def lacking():
+        found = [f for f in scaffold.missing("tiny", tree) if f.startswith("results/")]
+        return [f.split("/")[1] for f in found]
+
+    assert lacking() == ["tune", "study"]
+    path = tree / "survey_lib" / "experiments" / "tiny.py"
+    path.write_text(path.read_text("utf-8") + '\nGRIDS = {"tune": list, "study": _study}\n')
+    assert lacking() == ["study"]
+
+
 @pytest.mark.parametrize("slug", EXPERIMENTS)
 def test_a_finished_chapter_lacks_nothing(slug):
     assert scaffold.missing(slug, ROOT) == []

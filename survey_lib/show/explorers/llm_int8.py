@@ -1,0 +1,140 @@
+"""The explorer of *LLM.int8()*: outliers' size × α × method → error, 16-bit share, grid steps."""
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+from survey_lib.evidence.records import Record
+from survey_lib.experiments import llm_int8 as experiment
+from survey_lib.show import style
+from survey_lib.show.explorer import Control, Explorer
+from survey_lib.show.figure import Figure, figure, panels
+
+WORDS = {
+    experiment.ABSMAX: "absmax, one scale",
+    experiment.ZEROPOINT: "zeropoint, one scale",
+    experiment.ROW: "row-wise",
+    experiment.VECTOR: "vector-wise",
+    experiment.LLM: "LLM.int8()",
+}
+"""Row of the table → what a reader chooses."""
+
+
+def grid(recorded: Sequence[Record]) -> pd.DataFrame:
+    """Recorded settings, one row each; lists hold one token's ordinary values."""
+    (record,) = [r for r in recorded if r.config["arm"] == "explore"]
+    rows = pd.DataFrame(record.numbers["settings"])
+    return rows.assign(kind=rows.kind.map(WORDS))
+
+
+def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatChart:
+    """What the grid makes of a token's ordinary values; the product's error along the sizes."""
+    curve = alt.Chart(rows).transform_filter(
+        (alt.datum.kind == chosen["kind"]) & (alt.datum.alpha == chosen["alpha"])
+    )
+    here = curve.transform_filter(alt.datum.scale == chosen["scale"])
+    colour = alt.value(style.css("int8"))
+    span = alt.Scale(domain=[-4, 4], nice=False)
+    values = here.transform_flatten(["value", "rounded"])
+    x = alt.X("value:Q", title="value of an ordinary feature", scale=span)
+    y = alt.Y("rounded:Q", title="after the grid", scale=span)
+    line = values.mark_line(strokeDash=[4, 4], color=style.css("dense")).encode(
+        x=x, y=alt.Y("value:Q", title="after the grid", scale=span)
+    )
+    points = values.mark_point(filled=True, size=45, opacity=0.8).encode(x=x, y=y, color=colour)
+    levels = here.mark_text(align="left", fontWeight="bold", dx=6, dy=12).encode(
+        x=alt.datum(-4, type="quantitative"), y=alt.datum(4, type="quantitative"), text="words:N"
+    ).transform_calculate(words="datum.levels + ' different values left'")  # fmt: skip
+
+    size = alt.X(
+        "scale:Q",
+        title="planted outliers are multiplied by",
+        scale=alt.Scale(type="log", base=2, domain=[1, 64], nice=False),
+        axis=alt.Axis(values=list(experiment.SCALES), format="d"),
+    )
+
+    def along(
+        value: str, title: str, form: str, scale: alt.Scale
+    ) -> alt.LayerChart | alt.FacetChart:
+        y = alt.Y(f"{value}:Q", title=title, scale=scale, axis=alt.Axis(format=form, tickCount=4))
+        at = here.encode(x=size, y=y, color=colour)
+        return alt.layer(
+            curve.mark_line().encode(x=size, y=y, color=colour),
+            at.mark_point(filled=True, size=130, opacity=1),
+            at.mark_text(dy=-14, fontWeight="bold").encode(
+                text=alt.Text(f"{value}:Q", format=form)
+            ),
+        )
+
+    top, share = (max(rows[column]) for column in ("error", "in_16_bit"))
+    return alt.vconcat(
+        alt.layer(line, points, levels).properties(height=230, width=260),
+        along(
+            "error", "error of the product", ".1%", alt.Scale(domain=[0, 1.25 * top], nice=False)
+        ).properties(height=130, width=260),
+        along(
+            "in_16_bit", "features in 16 bits", ".1%",
+            alt.Scale(domain=[0, 1.25 * max(share, 0.04)], nice=False),
+        ).properties(height=110, width=260),
+    )  # fmt: skip
+
+
+def multiply(scale: int, kind: str, alpha: float) -> Figure:
+    """Plant, quantize and multiply here and now, and draw what came out."""
+    row = next(k for k, words in WORDS.items() if words == kind)
+    X, W = experiment.explored_product(scale)
+    found = experiment.explored_setting(X, W, row, alpha, experiment.explored_token())
+    fig, (left, right) = panels(2, height=3.2, sharey=False)
+    look = style.series("int8").light
+    left.plot([-4, 4], [-4, 4], color=style.INK, linestyle="--", linewidth=1)
+    left.plot(found["value"], found["rounded"], linestyle="none", marker="o", color=look)
+    left.set(xlabel="value of an ordinary feature", ylabel="after the grid")
+    right.hist(
+        [b - a for a, b in zip(found["value"], found["rounded"], strict=True)], bins=20, color=look
+    )
+    right.set(xlabel="moved by", ylabel="values")
+    words = (
+        f"the product is off by {found['error']:.2%}; {found['outliers']} of {X.shape[1]} features "
+        f"are multiplied in 16 bits; {found['levels']} different values are left of "
+        f"{len(set(found['value']))}"
+    )
+    return figure(
+        fig,
+        "explorer_live",
+        alt=f"One token's ordinary values before and after the grid. {words}.",
+        caption=f"Computed here: {words}.",
+        data=pd.DataFrame({"value": found["value"], "rounded": found["rounded"]}),
+    )
+
+
+def explorer(recorded: Sequence[Record]) -> Explorer:
+    """The explorer over the recorded settings; live it multiplies for real."""
+    return Explorer(
+        "outliers",
+        controls=[
+            Control("kind", "Multiply", tuple(WORDS.values()), WORDS[experiment.VECTOR],
+                    kind="select"),
+            Control("scale", "Outliers ×", experiment.SCALES, experiment.MIDDLE),
+            Control("alpha", "α (LLM.int8() only)", experiment.ALPHAS, 6.0, format="{:g}".format),
+        ],
+        grid=grid(recorded),
+        chart=chart,
+        live=multiply,
+        title="Who pays for the outliers?",
+        alt="Three charts: ordinary values of one token before and after the grid, on a staircase; "
+        "the error of the product and the share of features in 16 bits against the size of the "
+        "planted outliers.",
+        caption="Let the outliers grow under the vector-wise grid: the staircase gets coarser, "
+        "until most ordinary values are zero. Then choose LLM.int8(): the outliers leave, and the "
+        "stairs are fine again, as long as they reach α. One linear layer of the shipped character "
+        f"model, {experiment.FEATURES} planted features of 128.",
+        table_columns={
+            "kind": "method",
+            "scale": "outliers ×",
+            "alpha": "α",
+            "error": "error",
+            "in_16_bit": "in 16 bits",
+            "levels": "values left",
+        },
+    )  # fmt: skip
