@@ -35,7 +35,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     )
     here = curve.transform_filter(alt.datum.scale == chosen["scale"])
     colour = alt.value(style.css("int8"))
-    span = alt.Scale(domain=[-4, 4], nice=False)
+    span = alt.Scale(domain=[-2, 2], nice=False, clamp=True)
     values = here.transform_flatten(["value", "rounded"])
     x = alt.X("value:Q", title="value of an ordinary feature", scale=span)
     y = alt.Y("rounded:Q", title="after the grid", scale=span)
@@ -44,7 +44,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     )
     points = values.mark_point(filled=True, size=45, opacity=0.8).encode(x=x, y=y, color=colour)
     levels = here.mark_text(align="left", fontWeight="bold", dx=6, dy=12).encode(
-        x=alt.datum(-4, type="quantitative"), y=alt.datum(4, type="quantitative"), text="words:N"
+        x=alt.datum(-2, type="quantitative"), y=alt.datum(2, type="quantitative"), text="words:N"
     ).transform_calculate(words="datum.levels + ' different values left'")  # fmt: skip
 
     size = alt.X(
@@ -87,7 +87,7 @@ def multiply(scale: int, kind: str, alpha: float) -> Figure:
     found = experiment.explored_setting(X, W, row, alpha, experiment.explored_token())
     fig, (left, right) = panels(2, height=3.2, sharey=False)
     look = style.series("int8").light
-    left.plot([-4, 4], [-4, 4], color=style.INK, linestyle="--", linewidth=1)
+    left.plot([-2, 2], [-2, 2], color=style.INK, linestyle="--", linewidth=1)
     left.plot(found["value"], found["rounded"], linestyle="none", marker="o", color=look)
     left.set(xlabel="value of an ordinary feature", ylabel="after the grid")
     right.hist(
