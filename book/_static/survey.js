@@ -4,8 +4,8 @@
   "use strict";
 
   // Boxes that scroll must be reachable by keyboard, others should not take a tab stop.
-  function watchScroll() {
-    var boxes = document.querySelectorAll(".survey-scroll, .survey-chart");
+  function watchScroll(selector) {
+    var boxes = document.querySelectorAll(selector);
     function look(box) {
       if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
       else box.removeAttribute("tabindex");
@@ -196,7 +196,12 @@
 
   function start() {
     document.querySelectorAll("table.survey-table").forEach(makeSortable);
-    watchScroll();
+    watchScroll(".survey-scroll, .survey-chart");
+    // wide equations scroll as well, once they are set
+    window.addEventListener("load", function () {
+      var ready = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
+      if (ready) ready.then(function () { watchScroll("mjx-container[display='true']"); });
+    });
     startExplorers();
   }
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);

@@ -131,7 +131,8 @@ def remove(rank: str, removed: int, progress: Callable[..., None]) -> Figure:
 def explorer(recorded: Sequence[Record]) -> Explorer:
     """The explorer over the recorded long runs; live it prunes the shipped net for real."""
     rows = grid(recorded)
-    stops = sorted(set.intersection(*(set(r.removed) for _, r in rows.groupby("rank"))))
+    shared = set.intersection(*(set(r.removed) for _, r in rows.groupby("rank")))
+    stops = sorted(shared - {0})  # before the first removal there is no last score
     return Explorer(
         "channel_by_channel",
         controls=[
