@@ -186,7 +186,7 @@ def train(
         for name in list(models.MODELS) if model == "all" else [model]:
             path = dense.ship(name)
             dense.SHIPPED_SHA256.update(json.loads((path.parent / "sha256.json").read_text()))
-            result = training.evaluate(dense.shipped_net(name), task.load_task(name))
+            result = training.evaluate(dense.shipped_net(name), (t := task.load_task(name)).test, t)
             typer.echo(f"{path.name}: {path.stat().st_size:,} bytes, test {result}")
 
 

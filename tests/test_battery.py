@@ -141,7 +141,7 @@ def test_gradual_magnitude_beats_random_masks(tiny_mlp_task):
         for seed in range(4):
             model = tiny_mlp_task.build(seeded(seed))
             result = module.compress(model, tiny_mlp_task, budget, config, generator=seeded(seed))
-            runs.append(evaluate(result.model, tiny_mlp_task)["loss"])
+            runs.append(evaluate(result.model, tiny_mlp_task.test, tiny_mlp_task)["loss"])
         accuracy[name] = sum(runs) / len(runs)
     assert accuracy["gradual"] < 0.8 * accuracy["random"]
 

@@ -247,8 +247,8 @@ def run(cell: Cell) -> dict[str, Any]:
 def measured(net: nn.Module, task: Task) -> dict[str, Any]:
     """Accuracy on validation and test, parameters, MACs."""
     return {
-        "val": evaluate(net, task, "val")["accuracy"],
-        "accuracy": evaluate(net, task)["accuracy"],
+        "val": evaluate(net, task.val, task)["accuracy"],
+        "accuracy": evaluate(net, task.test, task)["accuracy"],
         "parameters": count_parameters(net),
         "macs": count_macs(net, task.example(1)),
     }
@@ -421,7 +421,7 @@ def walked(
                     "score": stop.removed[-1].score if n else None,
                     "macs": macs(stop.kept),
                     "parameters": params(stop.kept),
-                    "accuracy": evaluate(small, task, "val")["accuracy"],
+                    "accuracy": evaluate(small, task.val, task)["accuracy"],
                 }
             )
         if n == total:

@@ -27,12 +27,12 @@ from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.gates import gated
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import ChannelGraph
-from survey_lib.mechanics.modes import evaluating
 from survey_lib.mechanics.statistics import gate_gradients
 from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.methods import channel_baselines
 from survey_lib.methods.group_fisher import method
 from survey_lib.tasks.dense import dense_net, seeded
+from survey_lib.tasks.modes import evaluating
 from survey_lib.tasks.task import Task, load_task
 from survey_lib.tasks.train import evaluate, fit
 
@@ -261,8 +261,8 @@ def measured(model: nn.Module, task: Task) -> dict[str, Any]:
     """Accuracy on validation and test, sizes and MACs."""
     example = task.example(1)
     return {
-        "val": evaluate(model, task, "val")["accuracy"],
-        "accuracy": evaluate(model, task)["accuracy"],
+        "val": evaluate(model, task.val, task)["accuracy"],
+        "accuracy": evaluate(model, task.test, task)["accuracy"],
         "params": count_parameters(model),
         "macs": count_macs(model, example),
         "activations": count_activations(model, example),
@@ -285,7 +285,7 @@ def along_the_path(
             mark = marks.pop(0)
             seen = {
                 "mark": mark,
-                "val": evaluate(net, task, "val")["accuracy"],
+                "val": evaluate(net, task.val, task)["accuracy"],
                 "kept": {
                     g.name: int(k) for g, k in zip(graph.groups, removal.kept, strict=True)
                     if not g.protected
@@ -298,7 +298,7 @@ def along_the_path(
                 plain = copy.deepcopy(dense)  # the net itself wears the masks' hooks
                 plain.load_state_dict(net.state_dict())
                 small = apply_recipe(plain, graph, removal.recipe).eval()
-                before = evaluate(small, task)["accuracy"]
+                before = evaluate(small, task.test, task)["accuracy"]
                 training = task.with_training(epochs=TUNING_EPOCHS, lr=cell.lr)
                 fit(small, training, generator=seeded(cell.seed, 2))
                 found = measured(small, task) | {"accuracy_before": before}

@@ -12,7 +12,7 @@ from other images.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import log
 from typing import Any
@@ -189,7 +189,7 @@ def _measured(
     parts = {"seen": seen, "train": others, "val": task.val, "test": task.test}
     found = {}
     for name, part in parts.items():
-        found[name] = evaluate(net, replace(task, data=replace(task.data, test=part)), "test")
+        found[name] = evaluate(net, part, task)
     return found
 
 
@@ -218,9 +218,9 @@ def run(cell: Cell) -> dict[str, Any]:
         "loss_dense": before["train"]["loss"],
     }
     if cell.epochs:
-        end = evaluate(net, task, "test")
+        end = evaluate(net, task.test, task)
         numbers |= {"accuracy": end["accuracy"], "loss": end["loss"]}
-        numbers["val"] = evaluate(net, task, "val")["accuracy"]
+        numbers["val"] = evaluate(net, task.val, task)["accuracy"]
         numbers["gap"] = before["test"]["accuracy"] - end["accuracy"]
         numbers["gap_val"] = before["val"]["accuracy"] - numbers["val"]
     numbers["layers"] = {k: [m.numel(), int(m.sum())] for k, m in masks.items()}

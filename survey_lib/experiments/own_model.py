@@ -108,12 +108,12 @@ def prune(
     else:
         fit(dense, task, generator=seeded(seed))
         say(f"trained the dense net for {train_epochs:g} epochs, as no weights were given")
-    accuracy = {"dense": evaluate(dense, task)["accuracy"]}
+    accuracy = {"dense": evaluate(dense, task.test, task)["accuracy"]}
     say(f"dense: accuracy {accuracy['dense']:.4f}")
     compress, config = known[method]
     tuning: Task = task.with_training(epochs=tune_epochs)
     result = compress(dense, tuning, budget, config, generator=seeded(seed, 1))
-    accuracy["pruned"] = evaluate(result.model, task)["accuracy"]
+    accuracy["pruned"] = evaluate(result.model, task.test, task)["accuracy"]
     say(f"pruned by {method} in {result.seconds:.0f} s: accuracy {accuracy['pruned']:.4f}")
     save_compressed(result.model, graph, result.recipe, out, constructor=spec)
     comparison = compare(

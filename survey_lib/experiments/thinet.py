@@ -258,14 +258,14 @@ def run(cell: Cell) -> dict[str, Any]:
         return measured(other_net(dense, task, cell, generator).model, task)
     cut = choose_and_prune(dense, task, cell, generator, tune=False)
     numbers: dict[str, Any] = {
-        "accuracy_before": evaluate(cut.model, task)["accuracy"],
+        "accuracy_before": evaluate(cut.model, task.test, task)["accuracy"],
         "reconstruction": float(np.mean([row["held_out"] for row in cut.table])),
         "layers": {row["layer"]: [row["channels"], row["kept"]] for row in cut.table},
         "held_out": {row["layer"]: row["held_out"] for row in cut.table},
     }
     if cell.arm == "thinet":  # the same channels, each as it was
         plain = apply_recipe(dense, trace_groups(dense, task.example(1)), cut.recipe)
-        numbers["accuracy_same_channels"] = evaluate(plain, task)["accuracy"]
+        numbers["accuracy_same_channels"] = evaluate(plain, task.test, task)["accuracy"]
     if not cell.tune:
         return numbers | size_of(cut.model, task)
     tuned = choose_and_prune(dense, task, cell, seeded(cell.seed, 1), tune=True)
@@ -323,8 +323,8 @@ def scratch(task: Task, cell: Cell, generator: torch.Generator) -> nn.Module:
 def measured(model: nn.Module, task: Task) -> dict[str, Any]:
     """Accuracy on validation and test, sizes and MACs."""
     return {
-        "val": evaluate(model, task, "val")["accuracy"],
-        "accuracy": evaluate(model, task)["accuracy"],
+        "val": evaluate(model, task.val, task)["accuracy"],
+        "accuracy": evaluate(model, task.test, task)["accuracy"],
     } | size_of(model, task)
 
 
@@ -409,7 +409,7 @@ def one_layer(cell: Cell) -> dict[str, Any]:
         sample_rows(net, graph[cell.layer], x, cell.pairs, generator) for x in (images, others)
     )
     found = [cut_one_layer(net, task, cell.layer, rows, held_out, r) for r in EXPLORER_SHARES]
-    return {"m": len(rows.y), "val_dense": evaluate(net, task, "val")["accuracy"], "cuts": found}
+    return {"m": len(rows.y), "val_dense": evaluate(net, task.val, task)["accuracy"], "cuts": found}
 
 
 def cut_one_layer(
@@ -425,7 +425,7 @@ def cut_one_layer(
     as_kept = set(range(channels)) - set(other)
     w = method.rescaling(rows.x[:, kept], rows.y)
     plain = apply_recipe(net, graph, {name: kept})
-    numbers = {"accuracy_plain": evaluate(plain, task, "val")["accuracy"]}
+    numbers = {"accuracy_plain": evaluate(plain, task.val, task)["accuracy"]}
     method.fold(*method.reading_layer(plain, trace_groups(plain, task.example(1))[name]), w)
     return numbers | {
         "r": r,
@@ -433,7 +433,7 @@ def cut_one_layer(
         "kept": kept,
         "error": held_out.error(kept, w),
         "error_plain": held_out.error(kept, np.ones(keep)),
-        "accuracy": evaluate(plain, task, "val")["accuracy"],
+        "accuracy": evaluate(plain, task.val, task)["accuracy"],
         "overlap": len(as_kept & set(kept)) / len(as_kept | set(kept)),
     }
 

@@ -229,7 +229,7 @@ def run(cell: Cell) -> dict[str, Any]:
         model, layers, trace = _prune(model, task, cell, generator)
         loss = trace.pop("loss")
     numbers: dict[str, Any] = {"val": _metric(model, task, "val")}
-    numbers |= evaluate(model, task, "test") | sizes(model)
+    numbers |= evaluate(model, task.test, task) | sizes(model)
     numbers["macs"] = count_macs(model, task.example(1))
     numbers["macs_nonzero"] = count_nonzero_macs(model, task.example(1))
     numbers["steps"] = len(loss)
@@ -242,7 +242,7 @@ def run(cell: Cell) -> dict[str, Any]:
 
 
 def _metric(model: torch.nn.Module, task: Task, split: str) -> float:
-    return evaluate(model, task, split)[task.metric]
+    return evaluate(model, getattr(task, split), task)[task.metric]
 
 
 def _prune(

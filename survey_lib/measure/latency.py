@@ -18,7 +18,7 @@ from time import perf_counter, thread_time
 import torch
 from torch import Tensor, nn
 
-from survey_lib.mechanics.modes import evaluating
+from survey_lib.tasks.modes import evaluating
 
 TRIES = 3
 """How often a set of rounds is taken at most, when it was noisy."""

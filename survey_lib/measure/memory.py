@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from survey_lib.mechanics.modes import evaluating
+from survey_lib.tasks.modes import evaluating
 
 
 def _buffer(tensor: Tensor) -> StorageWeakRef:

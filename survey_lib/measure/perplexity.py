@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from survey_lib.mechanics.modes import evaluating
+from survey_lib.tasks.modes import evaluating
 
 POSITIONS = 64
 """Positions whose cross-entropy is taken at a time: at 49,152 tokens, 13 MB of logits."""

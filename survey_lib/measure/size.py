@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from survey_lib.mechanics.groups import CONV, TRANSPOSED
-from survey_lib.mechanics.modes import evaluating
 from survey_lib.mechanics.sparse import model_bytes
+from survey_lib.tasks.modes import evaluating
 
 
 def count_parameters(model: nn.Module) -> int:

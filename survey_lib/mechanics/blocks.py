@@ -28,8 +28,8 @@ from survey_lib.mechanics.groups import (
     parameter_shapes,
     repeated_parameters,
 )
-from survey_lib.mechanics.modes import evaluating
 from survey_lib.tasks.models import Attention, Block
+from survey_lib.tasks.modes import evaluating
 
 GATED = ("gate_proj", "up_proj", "down_proj")
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from survey_lib.mechanics.gates import GateGradients, channel_axis, readers
 from survey_lib.mechanics.groups import ChannelGraph
-from survey_lib.mechanics.modes import evaluating
+from survey_lib.tasks.modes import evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]

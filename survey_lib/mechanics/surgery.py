@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from survey_lib import files
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import BATCH_NORM, CONV, TRANSPOSED, ChannelGraph
-from survey_lib.mechanics.modes import evaluating
 from survey_lib.mechanics.sparse import StorageError
+from survey_lib.tasks.modes import evaluating
 
 Recipe = dict[str, list[int]]
 FORMAT = "survey-channels-1"

@@ -19,7 +19,7 @@ from survey_lib.mechanics.masks import prunable_weights
 from survey_lib.methods.compressed import Compressed
 from survey_lib.methods.to_prune_or_not import MaskedWeights, final_sparsity
 from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import fit
+from survey_lib.tasks.train import training
 
 STEERS = "budget"
 KIND = "weights"
@@ -80,11 +80,11 @@ def compress(
     masked.prune_to(s_f, config.scope)
     loss: list[float] = []
     if config.tune:
-        loss = fit(
-            model, task, generator=generator,
-            after_backward=lambda _: masked.mask_gradients(),
-            after_step=lambda _: masked.apply(),
-        ).loss  # fmt: skip
+        for step in training(model, task, generator=generator):
+            masked.mask_gradients()
+            step.move()
+            masked.apply()
+            loss.append(step.loss)
     return Compressed(
         model,
         [{"layer": k, "weights": m.numel(), "kept": int(m.sum())} for k, m in masked.masks.items()],

@@ -35,7 +35,7 @@ from survey_lib.methods.compressed import Compressed
 from survey_lib.methods.to_prune_or_not import MaskedWeights
 from survey_lib.tasks.data import Split
 from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import fit
+from survey_lib.tasks.train import training
 
 STEERS = "budget"
 KIND = "weights"
@@ -176,11 +176,13 @@ def tune(
     """Train ``model`` by the task's recipe, masked weights held at zero; the loss of each step."""
     masked = MaskedWeights(prunable_weights(model, spare_first_conv=False), readmit=False)
     masked.set(dict(masks))
-    return fit(
-        model, task, generator=generator,
-        after_backward=lambda _: masked.mask_gradients(),
-        after_step=lambda _: masked.apply(),
-    ).loss  # fmt: skip
+    losses = []
+    for step in training(model, task, generator=generator):
+        masked.mask_gradients()
+        step.move()
+        masked.apply()
+        losses.append(step.loss)
+    return losses
 
 
 def saliency_images(task: Task, examples: int, generator: torch.Generator) -> tuple[Split, Split]:

@@ -28,7 +28,7 @@ from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.masks import keep_largest, keep_largest_global, prunable_weights
 from survey_lib.methods.compressed import Compressed
 from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import fit, total_steps
+from survey_lib.tasks.train import total_steps, training
 
 STEERS = "budget"
 KIND = "weights"
@@ -199,20 +199,22 @@ def compress(
     updates = update_steps(config, total_steps(task))
     trace: dict[str, list[float]] = {"step": [], "sparsity": [], "readmitted": []}
 
-    def before_step(step: int) -> None:
-        if step in updates:
-            s_t = sparsity_at(updates[step], config.s_i, s_f, 0.0, 1.0, config.exponent)
+    def update(number: int) -> None:  # the masks of step ``number``, before its forward pass
+        if number in updates:
+            s_t = sparsity_at(updates[number], config.s_i, s_f, 0.0, 1.0, config.exponent)
             masked.prune_to(s_t, config.scope)
-            for key, value in zip(trace, (step, s_t, masked.readmitted), strict=True):
+            for key, value in zip(trace, (number, s_t, masked.readmitted), strict=True):
                 trace[key].append(value)
 
-    history = fit(
-        model, task, generator=generator,
-        before_step=before_step,
-        after_backward=lambda _: masked.mask_gradients(),
-        after_step=lambda _: masked.apply(),
-    )  # fmt: skip
-    steps = len(history.loss)
+    losses: list[float] = []
+    update(0)
+    for step in training(model, task, generator=generator):
+        masked.mask_gradients()
+        step.move()
+        masked.apply()
+        losses.append(step.loss)
+        update(step.number + 1)
+    steps = len(losses)
     return Compressed(
         model,
         [{"layer": k, "weights": m.numel(), "kept": int(m.sum())} for k, m in masked.masks.items()],
@@ -220,5 +222,5 @@ def compress(
         forward_passes=steps,
         backward_passes=steps,
         masks=masked.masks,
-        trace=trace | {"loss": history.loss},
+        trace=trace | {"loss": losses},
     )

@@ -25,9 +25,11 @@ class Training:
     """``sgd`` (Nesterov momentum 0.9) or ``adamw`` (betas 0.9, 0.99)."""
     weight_decay: float = 5e-4
     warmup: float = 0.05
-    """Share of the steps over which the rate rises linearly from 0; then cosine to 0."""
+    """Share of the steps over which the rate rises linearly from 0, where it is no constant."""
     clip: float = 0.0
     """Largest gradient norm; 0 clips nothing."""
+    schedule: str = "cosine"
+    """``cosine`` (after the warm-up down to 0) or ``constant``."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_with_the_splits_targets_it_is_what_evaluate_says():
     split = task.test
     losses = window_losses(net, split.x, targets=split.y, batch=100)
     assert len(losses) == len(split)
-    assert float(losses.mean()) == pytest.approx(evaluate(net, task)["loss"], abs=1e-5)
+    assert float(losses.mean()) == pytest.approx(evaluate(net, task.test, task)["loss"], abs=1e-5)
 
 
 def test_hugging_face_models_agree_with_a_slow_loop():

@@ -96,5 +96,5 @@ def test_the_choice_matters_before_tuning(tiny_task):
             result = method.compress(
                 model, tiny_task, Budget("macs", 0.5), config, generator=seeded(seed)
             )
-            loss[criterion] += evaluate(result.model, tiny_task)["loss"]
+            loss[criterion] += evaluate(result.model, tiny_task.test, tiny_task)["loss"]
     assert loss["fisher"] < 0.8 * loss["random"]

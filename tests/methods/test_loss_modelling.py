@@ -310,7 +310,7 @@ def test_biases_and_normalisation_are_spared_and_the_first_convolution_is_not(ti
 
 def test_statistics_of_batch_norm_stay_while_pruning(tiny_task):
     model = tiny_task.build(seeded(0))
-    fit(model, tiny_task, generator=seeded(1), steps=4)
+    fit(model, tiny_task.with_training(epochs=0.5), generator=seeded(1))
     before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
     result = method.compress(
         model, tiny_task, Budget("nonzeros", 0.3), method.Config("QM", 2, tune=False),
@@ -331,7 +331,7 @@ def test_many_steps_keep_the_loss_lower_than_one_on_a_trained_net(tiny_mlp_task)
         result = method.compress(
             model, tiny_mlp_task, Budget("nonzeros", 0.1), config, generator=seeded(0)
         )
-        loss[pi] = evaluate(result.model, tiny_mlp_task, "train")["loss"]
+        loss[pi] = evaluate(result.model, tiny_mlp_task.train, tiny_mlp_task)["loss"]
     assert loss[30] < 0.8 * loss[1]
 
 

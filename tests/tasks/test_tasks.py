@@ -68,7 +68,7 @@ def test_a_users_own_images_train(folder):
     task = task.with_training(epochs=8, batch=12, lr=0.05)
     model = task.build(seeded(0))
     fit(model, task, generator=seeded(0))
-    assert evaluate(model, task)["accuracy"] == 1.0
+    assert evaluate(model, task.test, task)["accuracy"] == 1.0
 
 
 def test_a_bad_image_folder_says_what_is_missing(tmp_path, folder):
@@ -167,7 +167,7 @@ def test_training_learns_and_is_deterministic(tiny_task):
         history = fit(model, tiny_task, generator=seeded(0))
         runs.append(model.state_dict())
     assert len(history.loss) == total_steps(tiny_task) == 48
-    assert evaluate(model, tiny_task)["accuracy"] > 0.9
+    assert evaluate(model, tiny_task.test, tiny_task)["accuracy"] > 0.9
     assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
 
 
@@ -197,10 +197,10 @@ def test_evaluation_by_hand(tiny_task):
     task = replace(tiny_task, data=splits)
     loss = -(3 * math.log(0.75) + math.log(0.25)) / 4
     for batch in (1, 3, 4):  # batches of unequal size must not tilt the mean
-        result = evaluate(Constant(), task, batch=batch)
+        result = evaluate(Constant(), task.test, task, batch=batch)
         assert result["accuracy"] == 0.75
         assert result["loss"] == pytest.approx(loss, abs=1e-6)
-    result = evaluate(Constant(), replace(task, metric="perplexity"))
+    result = evaluate(Constant(), task.test, replace(task, metric="perplexity"))
     assert result["perplexity"] == pytest.approx(math.exp(loss), abs=1e-5)
 
 
@@ -233,12 +233,12 @@ FLOOR = {
 def test_shipped_nets_are_trained(name):
     task = load_task(name)
     first = replace(task.data, test=data.Split(task.test.x[:2000], task.test.y[:2000]))
-    assert evaluate(dense.shipped_net(name), replace(task, data=first))["accuracy"] > FLOOR[name]
+    assert evaluate(dense.shipped_net(name), first.test, task)["accuracy"] > FLOOR[name]
 
 
 def test_the_shipped_language_model_is_trained():
     task = load_task("char_gpt")
-    assert evaluate(dense.shipped_net("char_gpt"), task)["perplexity"] < 7.5
+    assert evaluate(dense.shipped_net("char_gpt"), task.test, task)["perplexity"] < 7.5
 
 
 def test_a_damaged_checkpoint_is_one_clear_sentence(tmp_path, monkeypatch):

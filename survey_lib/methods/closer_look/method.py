@@ -43,7 +43,7 @@ from survey_lib.mechanics.surgery import Recipe, apply_recipe
 from survey_lib.methods.channel_baselines import filters
 from survey_lib.methods.compressed import Compressed
 from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import _layout, batches, make_optimizer
+from survey_lib.tasks.train import batches, layout, make_optimizer
 
 STEERS = "budget"
 KIND = "channels"
@@ -156,7 +156,7 @@ def train_interval(
         rows = next(order)
         x, y = task.train.x[rows].to(device), task.train.y[rows].to(device)
         with gated(net, graph, masks), GateGradients(net, graph) as gates:
-            loss = task.loss(net(_layout(x)), y)
+            loss = task.loss(net(layout(x)), y)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
         optimizer.step()

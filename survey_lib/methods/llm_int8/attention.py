@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from survey_lib.mechanics.decoder import decoder
-from survey_lib.mechanics.modes import evaluating
 from survey_lib.methods.llm_int8.outliers import check, zeroed
 from survey_lib.tasks.models import Attention
+from survey_lib.tasks.modes import evaluating
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from survey_lib.mechanics.decoder import decoder
-from survey_lib.mechanics.modes import evaluating
+from survey_lib.tasks.modes import evaluating
 
 ALPHA = 6.0
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from survey_lib.mechanics.groups import ChannelGroup
-from survey_lib.mechanics.modes import evaluating
+from survey_lib.tasks.modes import evaluating
 from survey_lib.tasks.task import Task
 
 CHUNK = 256
