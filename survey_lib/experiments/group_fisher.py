@@ -19,6 +19,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 from survey_lib.measure.macs import count_macs
 from survey_lib.measure.size import count_activations, count_parameters
@@ -376,20 +377,20 @@ def true_rises(
     return np.array(rises)
 
 
-# ---- the statistic of each claim: one seed's records → a number; KeyError when an arm is missing
+# ---- the statistic of each claim: one seed's records → a number; MissingArm when an arm is missing
 
 
 def pick(rows: Sequence[Record], **wanted: Any) -> dict[str, Any]:
     """Numbers of the one record whose configuration has these values.
 
     Raises:
-        KeyError: there is none.
+        MissingArm: there is none.
         ValueError: there is more than one.
     """
     wanted = {"net": "resnet"} | wanted
     found = [r.numbers for r in rows if all(r.config[k] == v for k, v in wanted.items())]
     if not found:
-        raise KeyError(f"no record with {wanted}")
+        raise MissingArm(f"no record with {wanted}")
     if len(found) > 1:
         raise ValueError(f"{len(found)} records with {wanted}")
     return found[0]

@@ -22,6 +22,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 from survey_lib.mechanics.masks import keep_largest_global, prunable_weights
 from survey_lib.methods import loss_modelling as method
@@ -251,18 +252,18 @@ def _masks(
     return masks, {k: [round(values[i], 4) for i in at] for k, values in path.items()}
 
 
-# ---- the statistic of each claim: one seed's records → a number; KeyError when an arm is missing
+# ---- the statistic of each claim: one seed's records → a number; MissingArm when an arm is missing
 
 
 def runs(rows: Iterable[Record], **wanted: Any) -> list[Record]:
     """The records whose configuration has these values.
 
     Raises:
-        KeyError: there is none.
+        MissingArm: there is none.
     """
     found = [r for r in rows if all(r.config[k] == v for k, v in wanted.items())]
     if not found:
-        raise KeyError(f"no record with {wanted}")
+        raise MissingArm(f"no record with {wanted}")
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 from survey_lib.measure.macs import count_macs
 from survey_lib.measure.size import sizes
@@ -438,20 +439,20 @@ def cut_one_layer(
     }
 
 
-# ---- the statistic of each claim: one seed's records → a number; KeyError when an arm is missing
+# ---- the statistic of each claim: one seed's records → a number; MissingArm when an arm is missing
 
 
 def pick(rows: Sequence[Record], **wanted: Any) -> dict[str, Any]:
     """Numbers of the one record whose configuration has these values.
 
     Raises:
-        KeyError: there is none.
+        MissingArm: there is none.
         ValueError: there is more than one.
     """
     wanted = {"bn": False} | wanted
     found = [r.numbers for r in rows if all(r.config[k] == v for k, v in wanted.items())]
     if not found:
-        raise KeyError(f"no record with {wanted}")
+        raise MissingArm(f"no record with {wanted}")
     if len(found) > 1:
         raise ValueError(f"{len(found)} records with {wanted}")
     return found[0]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record, config_key, study
 from survey_lib.experiments import closer_look as experiment
 from survey_lib.experiments import runner
@@ -78,7 +79,7 @@ def test_differences_of_accuracy():
     assert experiment.fisher_over_l1(rows) == pytest.approx((0.01 + 0.06 + 0.10) / 3)
     assert experiment.profile_over_uniform(rows) == pytest.approx((0 + 0.01 + 0.01) / 3)
     assert experiment.fisher_macs_over_width(rows) == pytest.approx(1.5)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.fisher_over_l1(rows[:1])
 
 

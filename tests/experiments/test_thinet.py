@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record, config_key, study
 from survey_lib.experiments import runner
 from survey_lib.experiments import thinet as experiment
@@ -87,7 +88,7 @@ def test_the_averaging_head_is_compared_with_the_dense_net_of_the_old_head():
 def test_tuned_minus_scratch():
     rows = [record("thinet", 0.5, accuracy=0.88), record("scratch", 0.5, accuracy=0.9)]
     assert experiment.tuned_over_scratch(rows) == pytest.approx(-0.02)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.tuned_over_scratch(rows[:1])
     with pytest.raises(ValueError, match="2 records"):
         experiment.tuned_over_scratch(rows * 2)

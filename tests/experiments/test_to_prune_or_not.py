@@ -4,6 +4,7 @@ import math
 import pytest
 
 from survey_lib.cards.card import read_card
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record, config_key, study
 from survey_lib.experiments import runner
 from survey_lib.experiments import to_prune_or_not as experiment
@@ -117,7 +118,7 @@ def test_equal_bytes_gap_counts_the_mask():
 
 
 def test_a_missing_arm_is_a_key_error_and_a_double_one_an_error():
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.mlp_gap([])
     twice = pair("mlp", 0.5, {"accuracy": 1}, {"accuracy": 1}) * 2
     with pytest.raises(ValueError, match="2 records"):
