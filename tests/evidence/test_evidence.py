@@ -54,7 +54,7 @@ def test_seeds_needed_is_the_smallest_that_does():
     assert seeds_needed([1.0], 0.5) is None
 
 
-CLAIM = Claim("c", "s", "w", "stat", "m", (0.0, None), "e")
+CLAIM = Claim("c", "t", "paper", "s", "w", "stat", "m", (0.0, None), "e")
 
 
 @pytest.mark.parametrize(
