@@ -4,7 +4,7 @@ import torch
 
 from survey_lib.cards.card import read_card
 from survey_lib.evidence.protocol import MissingArm
-from survey_lib.evidence.records import Record, config_key, study
+from survey_lib.evidence.records import Record, study
 from survey_lib.experiments import group_fisher as experiment
 from survey_lib.experiments import runner
 from survey_lib.mechanics.costs import Costs
@@ -150,7 +150,7 @@ def test_a_path_that_cannot_reach_its_end_says_so(barely_trained, monkeypatch):
 
 def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
     recorded = {r.key for r in study(SLUG)}
-    wanted = {config_key(SLUG, runner.plain(c)) for c in experiment.grid("study")}
+    wanted = {runner.cell_key(SLUG, c) for c in experiment.grid("study")}
     assert recorded == wanted
     words = {v.claim.id: v for v in runner.verdicts(SLUG)}
     assert len(words) == len(read_card(SLUG).claims)

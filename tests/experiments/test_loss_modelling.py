@@ -5,7 +5,7 @@ import torch
 
 from survey_lib.cards.card import read_card
 from survey_lib.evidence.protocol import MissingArm
-from survey_lib.evidence.records import Record, config_key, read_records, study, study_path
+from survey_lib.evidence.records import Record, read_records, study, study_path
 from survey_lib.experiments import loss_modelling as experiment
 from survey_lib.experiments import runner
 from survey_lib.mechanics.masks import prunable_weights
@@ -135,7 +135,7 @@ def test_learning_rates_are_the_best_on_validation_with_as_many_tries_for_each_s
 
 def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
     recorded = {r.key for r in study(SLUG)}
-    wanted = {config_key(SLUG, runner.plain(c)) for c in experiment.grid("study")}
+    wanted = {runner.cell_key(SLUG, c) for c in experiment.grid("study")}
     assert recorded == wanted
     words = {v.claim.id: v for v in runner.verdicts(SLUG)}
     assert len(words) == len(read_card(SLUG).claims)
