@@ -231,14 +231,14 @@ def prune(
     ] = None,
     size: Annotated[int, typer.Option(help="pixels that images are resized to")] = 64,
     train_epochs: Annotated[float, typer.Option(help="without --weights")] = 8.0,
-    tune_epochs: Annotated[float, typer.Option(help="after the removal")] = 4.0,
+    tune_epochs: Annotated[float, typer.Option(help="of tuning in all; 0 tunes nothing")] = 4.0,
     lr: Annotated[float, typer.Option(help="peak learning rate")] = 0.02,
     batch: Annotated[int, typer.Option(help="images a step")] = 64,
     seed: int = 0,
 ) -> None:
     """Prune a net of your own on your own images, and print what it saved and cost."""
-    from survey_lib.experiments import own_model
     from survey_lib.mechanics.budget import Budget
+    from survey_lib.methods import own_model
 
     with _one_sentence():
         result = own_model.prune(

@@ -223,15 +223,7 @@ def task_of(cell: Cell) -> Task:
 
 def config_of(cell: Cell) -> method.Config:
     """The method's settings in a cell."""
-    return method.Config(
-        per=cell.per,
-        alpha=cell.alpha,
-        coupled=cell.coupled,
-        d=cell.d,
-        lr=PRUNING_LR,
-        tune_epochs=TUNING_EPOCHS,
-        tune_lr=cell.lr,
-    )
+    return method.Config(per=cell.per, alpha=cell.alpha, coupled=cell.coupled, d=cell.d)
 
 
 def run(cell: Cell) -> dict[str, Any]:
@@ -247,9 +239,9 @@ def run(cell: Cell) -> dict[str, Any]:
             return measured(dense, task)
         case "l1" | "random":
             config = channel_baselines.Config(cell.arm, scope="local")
-            tuning = task.with_training(epochs=OPPONENT_EPOCHS, lr=cell.lr)
+            tuning = replace(task.training, epochs=OPPONENT_EPOCHS, lr=cell.lr)
             cut = channel_baselines.compress(
-                dense, tuning, Budget("macs", cell.to), config, generator=generator
+                dense, task, Budget("macs", cell.to), config, tuning=tuning, generator=generator
             )
             return measured(cut.model, task)
         case "ranking":
@@ -278,7 +270,8 @@ def along_the_path(
     costs = {k: Costs(graph, k) for k in ("macs", "activations", "params")}
     marks = [k for k in MARKS if k >= cell.to]
     numbers: dict[str, Any] = {"path": [], "removed": []}
-    steps = method.one_by_one(net, graph, task, config_of(cell), generator=generator)
+    meanwhile = replace(task.training, lr=PRUNING_LR)
+    steps = method.one_by_one(net, graph, task, config_of(cell), meanwhile, generator=generator)
     for removal in steps:
         numbers["removed"].append(f"{removal.group} {removal.unit}")
         share = costs["macs"](removal.kept) / costs["macs"].dense

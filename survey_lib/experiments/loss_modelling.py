@@ -12,7 +12,7 @@ from other images.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import log
 from typing import Any
@@ -202,12 +202,12 @@ def run(cell: Cell) -> dict[str, Any]:
     net = copy.deepcopy(dense)
     masks, path = _masks(net, task, seen, cell)
     after = _measured(net, task, seen, others) if masks else before
-    recipe = task.with_training(epochs=cell.epochs, lr=cell.lr)
+    recipe = replace(task.training, epochs=cell.epochs, lr=cell.lr)
     generator = seeded(cell.seed, purpose=1)
     if not masks:
-        fit(net, recipe, generator=generator)
+        fit(net, task, recipe, generator=generator)
     elif cell.epochs:
-        method.tune(net, masks, recipe, generator=generator)
+        method.tune(net, masks, task, recipe, generator=generator)
     numbers: dict[str, Any] = {
         f"rise{'' if part == 'train' else '_' + part}": after[part]["loss"] - before[part]["loss"]
         for part in after
