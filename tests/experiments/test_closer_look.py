@@ -9,8 +9,9 @@ from survey_lib.evidence.records import Record, config_key, study
 from survey_lib.experiments import closer_look as experiment
 from survey_lib.experiments import runner
 from survey_lib.mechanics.costs import Costs
-from survey_lib.methods.closer_look import method, shapes
+from survey_lib.methods.closer_look import shapes
 from survey_lib.tasks.dense import dense_net
+from survey_lib.tasks.train import total_steps
 
 SLUG = "closer_look"
 
@@ -170,13 +171,12 @@ def test_the_dense_net_is_trained_on_as_long_and_as_it_was_pruned(short, monkeyp
     steps = experiment.run(short)["at"]["0.6"]["steps"]
     seen = {}
 
-    def spy(net, task, graph, masks, optimizer, order, interval):
-        seen.update(steps=interval, masks=masks, lr=optimizer.param_groups[0]["lr"])
-        return {}, []
+    def spy(net, task, recipe, *, generator):
+        seen.update(steps=total_steps(task, recipe), schedule=recipe.schedule, lr=recipe.lr)
 
-    monkeypatch.setattr(method, "train_interval", spy)
+    monkeypatch.setattr(experiment, "fit", spy)
     experiment.longer(task, replace(short, arm="dense_longer"))
-    assert seen == {"steps": steps, "masks": {}, "lr": short.pruned_lr}
+    assert seen == {"steps": steps, "schedule": "constant", "lr": short.pruned_lr}
 
 
 def test_rivals_have_at_most_the_budgets_parameters(short):
