@@ -50,8 +50,9 @@ def test_what_others_start_from_comes_first():
 
 def test_criteria_share_one_schedule_and_rivals_another():
     cells = experiment.grid("study")
-    runs = [experiment.config_of(c) for c in cells if c.arm in experiment.LONG_RUNS]
-    assert {(c.lr, c.interval, c.beta) for c in runs} == {
+    walks = [c for c in cells if c.arm in experiment.LONG_RUNS]
+    runs = [experiment.config_of(c) for c in walks]
+    assert {(w.pruned_lr, c.interval, c.beta) for w, c in zip(walks, runs, strict=True)} == {
         (experiment.LEARNING_RATES["pruned"], experiment.INTERVAL, 0.0)
     }
     assert {c.criterion for c in runs} == set(experiment.LONG_RUNS)
