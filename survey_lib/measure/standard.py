@@ -15,11 +15,11 @@ def standard(model: nn.Module, task: Task) -> dict[str, Any]:
     """Quality on validation and test, and sizes, of a net on a task; the net stays as it is.
 
     Returns:
-        ``val`` and ``test``: the task's metric (accuracy as a share, perplexity per token);
-        ``val_loss`` and ``loss``: nats on validation and on test; ``params``, ``nonzeros``,
-        ``bytes_dense``, ``bytes_bitmask``, ``bytes_csr``; ``macs``, ``macs_nonzero`` and
-        ``activations`` per example. Nets with batch norm have ``val_re`` and ``test_re`` too: the
-        metric after their statistics were estimated anew on 40 training batches.
+        ``val`` and ``test``: accuracy as a share on validation and on test, or nats a token
+        where the metric is perplexity; ``val_loss`` and ``loss``: nats on both; ``params``,
+        ``nonzeros``, ``bytes_dense``, ``bytes_bitmask``, ``bytes_csr``; ``macs``,
+        ``macs_nonzero`` and ``activations`` per example. Nets with batch norm have ``val_re`` and
+        ``test_re`` too: after their statistics were estimated anew on 40 training batches.
     """
     example = task.example(1)
     numbers: dict[str, Any] = _quality(model, task)
@@ -36,9 +36,10 @@ def standard(model: nn.Module, task: Task) -> dict[str, Any]:
 
 def _quality(model: nn.Module, task: Task) -> dict[str, float]:
     val, test = (evaluate(model, split, task) for split in (task.val, task.test))
+    of = "accuracy" if task.metric == "accuracy" else "loss"
     return {
-        "val": val[task.metric],
-        "test": test[task.metric],
+        "val": val[of],
+        "test": test[of],
         "val_loss": val["loss"],
         "loss": test["loss"],
     }
