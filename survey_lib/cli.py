@@ -117,6 +117,7 @@ def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     from survey_lib.experiments import EXPERIMENTS, runner
 
     with _one_sentence():
+        states = {slug: runner.state(slug).word for slug in EXPERIMENTS}
         rows = [
             {
                 "chapter": slug,
@@ -131,6 +132,7 @@ def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
                 "seeds_needed": v.seeds_needed,
                 "changed_after_run": v.changed,
                 "reason": v.reason,
+                "study": states[slug],
             }
             for slug in EXPERIMENTS
             for v in runner.verdicts(slug)
@@ -152,23 +154,46 @@ def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
 
 @app.command()
 def verify(
-    slug: Annotated[str | None, typer.Argument(help="a chapter; all when left out")] = None,
-    sample: Annotated[int, typer.Option(help="recorded cells to re-run, per chapter")] = 2,
-    seed: Annotated[int, typer.Option(help="which cells the sample draws")] = 0,
+    slugs: Annotated[
+        list[str] | None, typer.Argument(metavar="[SLUG]...", help="chapters; all when left out")
+    ] = None,
+    changed: Annotated[
+        bool, typer.Option(help="only studies neither current nor attested under today's code")
+    ] = False,
+    write: Annotated[
+        bool, typer.Option(help="append what came out to results/attest; needs a clean tree")
+    ] = False,
+    seconds: Annotated[
+        float | None, typer.Option(help="per chapter, add random cells up to about this long")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(help="per chapter, random cells beside one of each arm")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="which random cells")] = 0,
     jobs: Jobs = None,
 ) -> None:
-    """Re-run random cells of the committed study and compare the numbers."""
+    """Re-run recorded cells, at least one of each arm, and compare every number in them."""
     from survey_lib.experiments import EXPERIMENTS, runner
+    from survey_lib.experiments.verify import verify as attested
 
-    found: list[str] = []
+    agree = True
     with _one_sentence():
-        for name in [slug] if slug else list(EXPERIMENTS):
-            found += runner.verify(name, sample, seed, jobs=jobs)
-    for line in found:
-        typer.echo(line, err=True)
-    if found:
+        for name in slugs or list(EXPERIMENTS):
+            if changed and (state := runner.state(name)).word != runner.UNATTESTED:
+                typer.echo(f"{name}: {state.word}, nothing to do")
+                continue
+            note = attested(name, write=write, sample=sample, seconds=seconds, seed=seed, jobs=jobs)
+            agree &= note.agrees
+            for line in note.disagreements:
+                typer.echo(line, err=True)
+            worst = note.worst.get("difference", 0.0)
+            typer.echo(
+                f"{name}: {'agrees' if note.agrees else 'DISAGREES'}; {len(note.cells)} cells, "
+                f"{note.numbers} numbers, {sum(c['exact'] for c in note.cells)} cells to the bit; "
+                f"worst difference {worst:.3g} {note.worst.get('path', '')}".rstrip()
+            )
+    if not agree:
         raise typer.Exit(1)
-    typer.echo("verified: re-run cells agree with their records")
 
 
 @app.command()
@@ -206,14 +231,14 @@ def prune(
     ] = None,
     size: Annotated[int, typer.Option(help="pixels that images are resized to")] = 64,
     train_epochs: Annotated[float, typer.Option(help="without --weights")] = 8.0,
-    tune_epochs: Annotated[float, typer.Option(help="after the removal")] = 4.0,
+    tune_epochs: Annotated[float, typer.Option(help="of tuning in all; 0 tunes nothing")] = 4.0,
     lr: Annotated[float, typer.Option(help="peak learning rate")] = 0.02,
     batch: Annotated[int, typer.Option(help="images a step")] = 64,
     seed: int = 0,
 ) -> None:
     """Prune a net of your own on your own images, and print what it saved and cost."""
-    from survey_lib.experiments import own_model
     from survey_lib.mechanics.budget import Budget
+    from survey_lib.methods import own_model
 
     with _one_sentence():
         result = own_model.prune(

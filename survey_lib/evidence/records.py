@@ -1,6 +1,5 @@
 """Records: one run each, one JSON line each, with where it came from."""
 
-import hashlib
 import json
 import os
 import platform
@@ -29,21 +28,15 @@ class Record:
     """The cell's configuration, seed included."""
     seed: int
     key: str
-    """Identity of the cell: hash of slug and config, the same in every profile."""
+    """Identity of the cell: hash of slug and what differs from the defaults, in every profile."""
     status: str
     """``done`` or ``failed``."""
     numbers: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     """Traceback of a failed cell."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """commit, code, data, claims (id → hash), seconds, made, python, torch, machine, threads."""
+    """commit, code, data, claims (id → hash), seconds, made, threads, and what machine() says."""
     schema: int = SCHEMA
-
-
-def config_key(slug: str, config: dict[str, Any]) -> str:
-    """Sixteen hexadecimal digits that name a cell: its slug and its configuration."""
-    text = json.dumps([slug, config], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def to_line(record: Record) -> str:
@@ -94,10 +87,11 @@ def machine() -> dict[str, Any]:
     import numpy
     import torch
 
-    from survey_lib.measure.device import processor
+    from survey_lib.measure.device import processor, processor_detail
 
     return {
         "processor": processor(),
+        "cpu": processor_detail(),
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": platform.python_version(),

@@ -1,13 +1,20 @@
 """One runner for all experiments: cells in processes, stored one by one, resumed by hash.
 
-An experiment module (``survey_lib/experiments/<slug>.py``) offers
+An experiment is a package of two files. ``cells.py``, what is measured:
 
-- ``grid(profile) -> list[Cell]``: frozen dataclasses with a ``seed`` and plain values,
-- ``run(cell) -> dict``: the numbers of one cell (plain values, finite),
+- ``Cell``: a frozen dataclass with ``arm``, ``seed`` and knobs, plain values,
+- ``ARMS``: arm → function of a :class:`~survey_lib.experiments.context.Context` that gives the
+  numbers of a cell (plain values, finite),
 - ``DATA``: names of the embedded data files it uses,
-- ``STATISTICS``: name → function of one seed's records, one for each claim of the card.
+- ``INEXACT``: patterns of dotted paths of numbers that are timings,
+- ``needs(cell)``, optional: the cells whose artefacts a cell reads;
+
+and ``study.py``, what is asked: ``grid(profile) -> list[Cell]`` and ``STATISTICS``, name → function
+of one seed's records, one for each claim of the card. Or it is one module with ``Cell``,
+``run(cell)``, ``grid``, ``DATA`` and ``STATISTICS``.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,22 +22,20 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
 from typing import Any
 
-from survey_lib import files
+from survey_lib import closure, files
 from survey_lib.cards.card import PROFILES, Claim, read_card
+from survey_lib.evidence import attest
 from survey_lib.evidence.records import (
     Record,
-    config_key,
     from_line,
-    read_records,
     study,
     study_path,
     to_line,
@@ -38,7 +43,7 @@ from survey_lib.evidence.records import (
 )
 from survey_lib.evidence.verdicts import Verdict, judge
 from survey_lib.experiments import EXPERIMENTS
-from survey_lib.experiments.closure import code_hash
+from survey_lib.experiments.context import artefacts, cell_key, measure, needed, plain
 
 ALL_PROFILES = (*PROFILES, "tune")
 
@@ -47,54 +52,128 @@ class RunError(RuntimeError):
     """A request the runner cannot serve; one sentence that says why."""
 
 
-def experiment(slug: str) -> ModuleType:
-    """The experiment module of a chapter; raises RunError naming the slugs there are."""
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment, whether it is two files or one."""
+
+    slug: str
+    cells: ModuleType
+    """What is measured …"""
+    study: ModuleType
+    """… and what is asked; the same module where there is one only."""
+
+    def grid(self, profile: str) -> list[Any]:
+        """The cells of a profile."""
+        return self.study.grid(profile)
+
+    @property
+    def statistics(self) -> dict[str, Callable]:
+        """Name → function of one seed's records."""
+        return self.study.STATISTICS
+
+    @property
+    def inexact(self) -> tuple[str, ...]:
+        """Patterns of numbers that are timings."""
+        return getattr(self.cells, "INEXACT", ())
+
+    def cell(self, config: dict[str, Any]) -> Any:
+        """The cell of a recorded configuration; knobs added since have their defaults.
+
+        Raises:
+            RunError: the configuration names a knob that is gone.
+        """
+        try:
+            return self.cells.Cell(**{k: _frozen(v) for k, v in config.items()})
+        except TypeError as error:
+            raise RunError(f"{self.slug}: {config} is no cell of today's ({error})") from None
+
+    def by_cell(self, records: Iterable[Record]) -> dict[Any, Record]:
+        """Records by their cells; those of no cell of today's are left out."""
+        found = {}
+        for record in records:
+            with contextlib.suppress(RunError):
+                found[self.cell(record.config)] = record
+        return found
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+def experiment(slug: str) -> Experiment:
+    """The experiment of a chapter; raises RunError naming the slugs there are."""
     if slug not in EXPERIMENTS:
         raise RunError(f"no experiment {slug!r}; there are: {', '.join(EXPERIMENTS)}")
-    return importlib.import_module(EXPERIMENTS[slug])
+    name = EXPERIMENTS[slug]
+    module = importlib.import_module(name)
+    if not hasattr(module, "__path__"):
+        return Experiment(slug, module, module)
+    cells, asked = (importlib.import_module(f"{name}.{part}") for part in ("cells", "study"))
+    return Experiment(slug, cells, asked)
 
 
-def experiment_hash(slug: str) -> str:
-    """Hash of the code an experiment's numbers rest on."""
-    return code_hash([EXPERIMENTS[slug]])
+def code_parts(slug: str) -> dict[str, str]:
+    """Module → digest, of the code an experiment's numbers rest on."""
+    return closure.digests([experiment(slug).cells.__name__])
+
+
+def code_digest(slug: str) -> str:
+    """Digest of the code an experiment's numbers rest on."""
+    return closure.combine(code_parts(slug))
 
 
 def data_hash(slug: str) -> str:
     """Hash of the data files an experiment uses."""
     from survey_lib.tasks.data import SHA256
 
-    text = " ".join(SHA256[name] for name in experiment(slug).DATA)
-    return sha256(text.encode()).hexdigest()[:16]
+    return _hash(" ".join(SHA256[name] for name in experiment(slug).cells.DATA))
+
+
+def artefact_digest(slug: str) -> str:
+    """Digest of all that an artefact rests on besides its cell: code, data, torch."""
+    import torch
+
+    return _hash(f"{code_digest(slug)} {data_hash(slug)} {torch.__version__}")
 
 
 def cell_path(slug: str, key: str, code: str, data: str) -> Path:
     """File of one finished cell: its name hashes configuration, code and data."""
-    name = sha256(f"{key} {code} {data}".encode()).hexdigest()[:16]
-    return files.build_dir() / "records" / slug / f"{name}.json"
+    return files.build_dir() / "records" / slug / f"{_hash(f'{key} {code} {data}')}.json"
 
 
-def plain(cell: Any) -> dict[str, Any]:
-    """A cell's configuration as JSON would give it back."""
-    return json.loads(json.dumps(asdict(cell), sort_keys=True))
+def _hash(text: str) -> str:
+    return files.sha256(text.encode())[:16]
 
 
-def run_cell(module: str, cell: Any) -> tuple[dict[str, Any], float]:
-    """Numbers and seconds of one cell, on one torch thread; runs in a worker process."""
+def run_cell(module: str, slug: str, cell: Any, digest: str) -> tuple[dict[str, Any], float]:
+    """Numbers and seconds of one cell, on one torch thread; runs in a worker process.
+
+    Args:
+        module: name of the module that measures it.
+        slug: the chapter.
+        cell: the cell.
+        digest: names the artefacts, :func:`artefact_digest`.
+    """
     import torch
 
     torch.set_num_threads(1)
     start = perf_counter()
-    numbers = importlib.import_module(module).run(cell)
+    cells = importlib.import_module(module)
+    numbers = measure(slug, cell, digest) if hasattr(cells, "ARMS") else cells.run(cell)
     return numbers, perf_counter() - start
 
 
-def _attempt(module: str, cell: Any) -> tuple[dict[str, Any] | None, float, str]:
+def _attempt(module: str, slug: str, cell: Any, digest: str) -> "Result":
     try:
-        numbers, seconds = run_cell(module, cell)
+        numbers, seconds = run_cell(module, slug, cell, digest)
         json.dumps(numbers, allow_nan=False)  # a NaN is a failure of the cell, not of the run
         return numbers, seconds, ""
     except Exception:
         return None, 0.0, traceback.format_exc()
+
+
+Result = tuple[dict[str, Any] | None, float, str]
+"""Numbers (None: it failed), seconds, traceback."""
 
 
 def local_pool(jobs: int) -> Executor:
@@ -143,61 +222,145 @@ def run(
     """
     if profile not in ALL_PROFILES:
         raise RunError(f"no profile {profile!r}; use one of {', '.join(ALL_PROFILES)}")
-    cells = experiment(slug).grid(profile)
+    this = experiment(slug)
     store = _Store(slug, profile)
-    by_key = {r.key: r for r in known if r.status == "done"}
-    found = {store.key(c): by_key.get(store.key(c)) or store.load(c) for c in cells}
-    todo = [c for c in cells if found[store.key(c)] is None]
-    jobs = min(jobs or default_jobs(), max(1, len(todo)))
+    old = this.by_cell(r for r in known if r.status == "done")
+    cells = dict.fromkeys(this.grid(profile))
+    found = {cell: old.get(cell) or store.load(cell) for cell in cells}
+    todo = [cell for cell in cells if found[cell] is None]
     with _bar(len(cells), f"{slug} {profile}", progress) as bar:
         bar.update(len(cells) - len(todo))
 
-        def keep(cell: Any, result: tuple) -> None:
-            found[store.key(cell)] = store.save(cell, *result)
-            bar.update()
+        def keep(cell: Any, result: Result) -> None:
+            if cell not in found:  # run because another needs it
+                if store.load(cell) is None:
+                    store.save(cell, *result)
+            elif found[cell] is None:
+                found[cell] = store.save(cell, *result)
+                bar.update()
 
-        orphans = _run_all(slug, todo, jobs, make_pool, keep)
-        for cell in orphans:  # each alone, so that only the guilty one fails
-            if _run_all(slug, [cell], 1, make_pool, keep):
-                reason = "the worker process died twice (killed, or out of memory)"
-                keep(cell, (None, 0.0, reason))
+        execute(slug, todo, keep, jobs=jobs, make_pool=make_pool)
     return [record for record in found.values() if record is not None]
 
 
-def _run_all(
+DIED = "the worker process died twice (killed, or out of memory)"
+
+
+def execute(
     slug: str,
-    cells: Sequence[Any],
+    todo: Sequence[Any],
+    keep: Callable[[Any, Result], None],
+    *,
+    jobs: int | None = None,
+    make_pool: Callable[[int], Executor] = local_pool,
+) -> None:
+    """Run cells, each after those it needs, and hand every result to ``keep`` as it comes.
+
+    Needed cells whose artefacts are not there are run too, each once. Cells whose worker died are
+    tried once more, each alone, so that only the guilty one fails; what needs it fails with it.
+
+    Raises:
+        RunError: cells need each other in a circle.
+    """
+    digest = artefact_digest(slug)
+    needs = _with_needs(slug, todo, digest)
+    waiting = list(needs)
+    jobs = min(jobs or default_jobs(), max(1, len(waiting)))
+    succeeded: dict[Any, bool] = {}
+
+    def finish(cell: Any, result: Result) -> None:
+        succeeded[cell] = result[0] is not None
+        keep(cell, result)
+
+    def ready() -> Any:
+        """The first cell that nothing is to be waited for; None when there is none."""
+        for cell in list(waiting):
+            if all(n in succeeded for n in needs[cell]):
+                waiting.remove(cell)
+                failed = [n for n in needs[cell] if not succeeded[n]]
+                if not failed:
+                    return cell
+                finish(cell, (None, 0.0, f"it needs {failed[0]}, which failed"))
+        return None
+
+    module = experiment(slug).cells.__name__
+
+    def fly(take: Callable[[], Any], jobs: int) -> list[Any]:
+        return _fly(lambda cell: (_attempt, module, slug, cell, digest), take, jobs, make_pool,
+                    finish, waiting)  # fmt: skip
+
+    while waiting:
+        orphans: list[Any] = []
+        while lost := fly(ready, jobs):
+            orphans += lost
+        for cell in orphans:
+            if fly(iter([cell, None]).__next__, 1):
+                finish(
+                    cell, (None, 0.0, "the worker process died twice (killed, or out of memory)")
+                )
+
+
+def _fly(
+    call: Callable[[Any], tuple],
+    take: Callable[[], Any],
     jobs: int,
     make_pool: Callable[[int], Executor],
-    keep: Callable[[Any, tuple], None],
+    finish: Callable[[Any, Result], None],
+    waiting: list[Any],
 ) -> list[Any]:
-    """Run cells in a pool; returns those whose worker died under them."""
-    if not cells:
-        return []
+    """Run what ``take`` gives until it gives None and all is done, or until a worker dies.
+
+    Returns the cells whose worker died under them; one that was not submitted waits again.
+    """
     orphans: list[Any] = []
-    waiting = list(cells)
     with make_pool(jobs) as pool:
         # no more than jobs + 1 in flight, so that a dying worker orphans few
         flying: dict[Future, Any] = {}
         try:
-            while waiting or flying:
-                while waiting and len(flying) <= jobs:
-                    flying[pool.submit(_attempt, EXPERIMENTS[slug], waiting[0])] = waiting[0]
-                    waiting.pop(0)  # only now: submit fails when a worker has died meanwhile
+            while True:
+                while len(flying) <= jobs and (cell := take()) is not None:
+                    try:
+                        flying[pool.submit(*call(cell))] = cell
+                    except BrokenExecutor:  # a worker has died meanwhile
+                        waiting.insert(0, cell)
+                        raise
+                if not flying:
+                    break
                 done = next(as_completed(flying))
                 cell = flying.pop(done)
                 try:
-                    keep(cell, done.result())
+                    finish(cell, done.result())
                 except BrokenExecutor:
                     orphans.append(cell)
                     raise
         except BrokenExecutor:
             for future, cell in flying.items():
                 if future.done() and not future.exception():
-                    keep(cell, future.result())
+                    finish(cell, future.result())
                 else:
                     orphans.append(cell)
-    return orphans + _run_all(slug, waiting, jobs, make_pool, keep)
+    return orphans
+
+
+def _with_needs(slug: str, todo: Sequence[Any], digest: str) -> dict[Any, list[Any]]:
+    """Cell → those of the cells to run that it needs; for ``todo`` and what has to be made."""
+    found: dict[Any, list[Any]] = {}
+    asked = set(todo)
+
+    def visit(cell: Any, path: tuple[Any, ...]) -> None:
+        if cell in path:
+            raise RunError(f"{slug}: {cell} needs itself, by way of what it needs; mend needs()")
+        if cell not in found:
+            needs = [
+                n for n in needed(cell) if n in asked or not artefacts(slug, n, digest).exists()
+            ]
+            for need in needs:
+                visit(need, (*path, cell))
+            found[cell] = needs
+
+    for cell in todo:
+        visit(cell, ())
+    return found
 
 
 class _Store:
@@ -207,12 +370,12 @@ class _Store:
         from survey_lib.evidence.records import commit, machine
 
         self.slug, self.profile = slug, profile
-        self.code, self.data = experiment_hash(slug), data_hash(slug)
+        self.code, self.data = code_digest(slug), data_hash(slug)
         self.claims = {c.id: c.hash for c in read_card(slug).claims}
         self.origin = {"commit": commit(), **machine()}
 
     def key(self, cell: Any) -> str:
-        return config_key(self.slug, plain(cell))
+        return cell_key(self.slug, cell)
 
     def path(self, cell: Any) -> Path:
         return cell_path(self.slug, self.key(cell), self.code, self.data)
@@ -271,6 +434,12 @@ def commit_study(slug: str, profile: str, records: Iterable[Record]) -> Path:
         raise RunError(f"{slug}: {len(failed)} of {len(records)} cells failed, first: {last}")
     path = study_path(slug, profile)
     write_records(path, records)
+    now = code_digest(slug)
+    for record in records:
+        if record.provenance.get("code") == now:
+            origin = record.provenance
+            attest.add_origin(now, code_parts(slug), origin["commit"], origin["made"])
+            break
     return path
 
 
@@ -280,13 +449,13 @@ def claims_and_statistics(slug: str) -> list[tuple[Claim, Callable]]:
     Raises:
         RunError: the experiment lacks a statistic that the card names.
     """
-    known = experiment(slug).STATISTICS
+    known = experiment(slug).statistics
     pairs = []
     for claim in read_card(slug).claims:
         if not claim.not_tested and claim.statistic not in known:
             raise RunError(
                 f"{slug}: claim {claim.id!r} names the statistic {claim.statistic!r}, which "
-                f"experiments/{slug}.py lacks; it has: {', '.join(known)}"
+                f"the experiment lacks; it has: {', '.join(known)}"
             )
         pairs.append((claim, known.get(claim.statistic)))
     return pairs
@@ -304,39 +473,110 @@ def verdicts(slug: str, records: Sequence[Record] | None = None) -> list[Verdict
     return [judge(claim, rows(claim.profile), stat) for claim, stat in claims_and_statistics(slug)]
 
 
+CURRENT, ATTESTED, UNATTESTED = "current", "attested", "unattested"
+
+
+@dataclass(frozen=True)
+class State:
+    """How a committed study stands to today's code."""
+
+    slug: str
+    word: str
+    """``current``: all records were made by it; ``attested``: a sample of them, run again with it,
+    agrees; ``unattested``: neither."""
+    digest: str
+    """Of today's code."""
+    commit: str = ""
+    """At which the records were made (current), or run again (attested)."""
+    made: str = ""
+    """When that was."""
+    cells: int = 0
+    """Cells in the sample that was run again …"""
+    numbers: int = 0
+    """… numbers compared in them …"""
+    worst: float = 0.0
+    """… and the largest absolute difference among those."""
+    where: str = ""
+    """Path of that number."""
+    changed: tuple[str, ...] | None = ()
+    """Modules that changed since the records were made; None where that isn't known."""
+
+
+def state(slug: str) -> State:
+    """Whether a chapter's committed study is current, attested or unattested.
+
+    Raises:
+        RunError: there is no committed study.
+    """
+    records = _recorded(slug)
+    parts, data = code_parts(slug), data_hash(slug)
+    digest = closure.combine(parts)
+    origin = records[-1].provenance
+    codes = list(dict.fromkeys(r.provenance.get("code", "") for r in records))
+    if codes == [digest] and all(r.provenance.get("data") == data for r in records):
+        return State(slug, CURRENT, digest, origin.get("commit", ""), origin.get("made", ""))
+    since = [attest.changed(code, parts) for code in codes]
+    changed = None if None in since else tuple(sorted({n for names in since for n in names or ()}))
+    numbers = attest.study_hash(records)
+    for note in reversed(attest.attestations(slug)):
+        if (note.digest, note.data, note.study) == (digest, data, numbers):
+            if not note.agrees:
+                break
+            worst = note.worst.get("difference", 0.0), note.worst.get("path", "")
+            return State(
+                slug, ATTESTED, digest, note.commit, note.made, len(note.cells), note.numbers,
+                *worst, changed,
+            )  # fmt: skip
+    return State(slug, UNATTESTED, digest, changed=changed)
+
+
+def _recorded(slug: str) -> list[Record]:
+    records = study(slug)
+    if not records:
+        raise RunError(f"{slug}: no committed study; run: survey run {slug} --profile study")
+    return records
+
+
 def is_stale(slug: str, records: Sequence[Record]) -> bool:
     """True when the code of the experiment changed since the records were made."""
-    now = experiment_hash(slug)
+    now = code_digest(slug)
     return any(r.provenance.get("code") != now for r in records)
 
 
-def differences(slug: str, fresh: Sequence[Record], recorded: Sequence[Record]) -> list[str]:
-    """Numbers of fresh runs that lie further from their recorded twins than the card allows.
+def differences(slug: str, fresh: Iterable[Record], recorded: Iterable[Record]) -> list[str]:
+    """What of fresh runs does not agree with their recorded twins, every number compared.
 
     Each is a sentence that names cell, number and both values. A fresh cell without a twin is
-    one too, and so is a twin's number that the fresh run lacks.
+    one too, and so is a number that only one of the twins has.
     """
-    tolerance = read_card(slug).tolerance
-    twins = {r.key: r for r in recorded}
-    found = []
+    this = experiment(slug)
+    twins, found = this.by_cell(recorded), []
     for record in fresh:
         label = json.dumps(record.config, sort_keys=True)
-        twin = twins.get(record.key)
+        twin = twins.get(this.cell(record.config))
         if record.status != "done":
             found.append(f"{slug}: cell {label} failed: {record.error.strip().splitlines()[-1]}")
         elif twin is None:
             found.append(f"{slug}: cell {label} has no recorded twin; run the study")
         else:
-            for name, allowed in tolerance.items():
-                if name not in twin.numbers:
-                    continue
-                a, b = record.numbers.get(name), twin.numbers[name]
-                if a is None or abs(a - b) > allowed:
-                    found.append(
-                        f"{slug}: {name} of cell {label} is {a}, recorded {b}; "
-                        f"more than {allowed} apart"
-                    )
+            apart = compare(record, twin).disagreements
+            found += [f"{slug}: {line}, in cell {label}" for line in apart]
     return found
+
+
+def compare(fresh: Record, twin: Record) -> attest.Comparison:
+    """Every number of a fresh run against its recorded twin.
+
+    Equal to the bit on the same processor and versions, timings apart; else within the card's
+    tolerance.
+    """
+    return attest.compare(
+        fresh.numbers,
+        twin.numbers,
+        exact=attest.same_machine(twin.provenance, fresh.provenance),
+        tolerance=read_card(fresh.slug).tolerance,
+        inexact=experiment(fresh.slug).inexact,
+    )
 
 
 def finished(slug: str, profile: str) -> list[Record]:
@@ -344,41 +584,3 @@ def finished(slug: str, profile: str) -> list[Record]:
     store = _Store(slug, profile)
     rows = (store.load(cell) for cell in experiment(slug).grid(profile))
     return [r for r in rows if r is not None]
-
-
-def verify(slug: str, sample: int, seed: int, *, jobs: int | None = None) -> list[str]:
-    """Re-run ``sample`` random cells of the committed study and compare.
-
-    Returns the differences in sentences; an empty list is a pass.
-
-    Raises:
-        RunError: there is no committed study.
-    """
-    import random
-
-    grid = experiment(slug).grid("study")
-    recorded = read_records(study_path(slug))
-    if not recorded:
-        raise RunError(f"{slug}: no committed study; run: survey run {slug} --profile study")
-    cells = {config_key(slug, plain(c)): c for c in grid}
-    known = [r for r in recorded if r.key in cells]
-    chosen = random.Random(seed).sample(known, min(sample, len(known)))
-    fresh: list[Record] = []
-    store = _Store(slug, "study")
-
-    def keep(cell: Any, result: tuple) -> None:
-        numbers, _, error = result
-        status = "done" if numbers is not None else "failed"
-        config = plain(cell)
-        fresh.append(
-            Record(slug, "study", config, cell.seed, store.key(cell), status, numbers or {}, error)
-        )
-
-    lost = _run_all(
-        slug, [cells[r.key] for r in chosen], min(jobs or default_jobs(), sample), local_pool, keep
-    )
-    for cell in lost:
-        keep(cell, (None, 0.0, "the worker process died"))
-    gone = [f"{slug}: recorded cell {r.config} is not in the grid" for r in recorded
-            if r.key not in cells]  # fmt: skip
-    return differences(slug, fresh, recorded) + gone

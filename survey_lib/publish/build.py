@@ -13,8 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from survey_lib import files
-from survey_lib.experiments import closure
+from survey_lib import closure, files
 from survey_lib.publish import cache_key, execute, layout, shown, stage
 from survey_lib.publish.check_numbers import check_numbers
 from survey_lib.publish.check_site import check_site
@@ -169,7 +168,7 @@ def inputs_hash(unbuilt: dict[str, str]) -> str:
         paths += [path for path in folder.rglob("*") if "__pycache__" not in path.parts]
     parts = [json.dumps(unbuilt, sort_keys=True)]
     parts += [f"{path} {files.sha256(path)}" for path in sorted(paths) if path.is_file()]
-    parts += [closure.module_hash(path) for path in sorted(files.PACKAGE.rglob("*.py"))]
+    parts += [closure.module_digest(path) for path in sorted(files.PACKAGE.rglob("*.py"))]
     parts += [importlib.metadata.version(tool) for tool in TOOLS]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

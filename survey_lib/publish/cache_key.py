@@ -13,8 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from survey_lib import files
-from survey_lib.experiments import closure
+from survey_lib import closure, files
 from survey_lib.publish import layout
 from survey_lib.show.page import method_file
 
@@ -79,7 +78,7 @@ def key_parts(slug: str, profile: str, loaded: Iterable[str] = ()) -> dict[str, 
     parts = {"the notebook's code": _digest("\n\0".join(sources)), "profile": profile}
     modules = closure.closure(static_imports(sources) | set(loaded))
     for path in modules.values():
-        parts[_relative(path, root)] = closure.module_hash(path)
+        parts[_relative(path, root)] = closure.module_digest(path)
     own = [files.PACKAGE / "cards" / f"{slug}.md"]
     # the chapter prints its method's source, docstrings and comments included
     method = method_file(slug)

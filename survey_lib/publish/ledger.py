@@ -1,6 +1,7 @@
 """The claims ledger: every judged claim of every card, with its verdict and what it rests on."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from survey_lib.cards.card import Card, disputes, read_card, slugs
 from survey_lib.evidence.verdicts import Verdict
@@ -16,10 +17,13 @@ from survey_lib.show.claims import (
     withdrawn_list,
 )
 from survey_lib.show.markup import anchor, escape
-from survey_lib.show.verdicts import State, state_words
+from survey_lib.show.verdicts import state_words
+
+if TYPE_CHECKING:
+    from survey_lib.experiments.runner import State
 
 
-def ledger_page(judged: Judged, states: Mapping[str, State]) -> str:
+def ledger_page(judged: Judged, states: Mapping[str, "State"]) -> str:
     """The ledger as Markdown for ``book/ledger.md``.
 
     Args:

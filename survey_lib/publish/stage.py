@@ -8,7 +8,7 @@ import importlib.metadata
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import yaml
@@ -22,7 +22,9 @@ from survey_lib.publish.layout import PublishError
 from survey_lib.publish.ledger import ledger_page
 from survey_lib.publish.run_page import run_page
 from survey_lib.publish.shown import notice, staged_notebook, with_run_facts
-from survey_lib.show.verdicts import State
+
+if TYPE_CHECKING:
+    from survey_lib.experiments.runner import State
 
 _BUNDLE = "window.surveyVega = {embed: vegaEmbed, vega: vega, vegaLite: vegaLite};"
 
@@ -87,15 +89,13 @@ def _copy_pages(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("_static", "_vendor"))
 
 
-def _judged() -> tuple[dict[str, list[Verdict]], dict[str, State]]:
+def _judged() -> tuple[dict[str, list[Verdict]], dict[str, "State"]]:
     """Verdicts, and the state of the study, of each chapter that has an experiment."""
     # late: the experiments import torch
     from survey_lib.experiments import EXPERIMENTS, runner
 
-    studied = [slug for slug in layout.slugs() if slug in EXPERIMENTS]
-    find = getattr(runner, "state", None)
-    states = {slug: find(slug) for slug in studied} if find else {}
-    return {slug: runner.verdicts(slug) for slug in studied}, states
+    judged = {slug: runner.verdicts(slug) for slug in layout.slugs() if slug in EXPERIMENTS}
+    return judged, {slug: runner.state(slug) for slug in judged if runner.study(slug)}
 
 
 def _papers(folder: Path, judged: Judged) -> list[str]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -24,6 +24,9 @@ from survey_lib.show.markup import (
     range_words,
     unit_words,
 )
+
+if TYPE_CHECKING:
+    from survey_lib.experiments.runner import State
 
 REPOSITORY_DEFAULT = "https://github.com/compression-survey/companion"
 """Address used by an installed package, which has no ``_config.yml`` beside it."""
@@ -89,13 +92,15 @@ def page_verdicts() -> dict[str, Verdict]:
     return CONTEXT.verdicts
 
 
-def page_state() -> Any:
-    """How the study of the open page stands to today's code; None where that cannot be told."""
-    # late: the experiments import torch
-    from survey_lib.experiments import runner
+def page_state() -> "State":
+    """How the committed study of the open page stands to today's code.
 
-    find = getattr(runner, "state", None)
-    return find(current_slug()) if find else None
+    Raises:
+        RunError: there is no committed study.
+    """
+    from survey_lib.experiments.runner import state  # late, as above
+
+    return state(current_slug())
 
 
 def repository() -> tuple[str, str]:

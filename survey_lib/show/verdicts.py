@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from survey_lib.cards.card import disputes, read_card, slugs
 from survey_lib.evidence.verdicts import MINIMUM_SEEDS, SIGNS, Verdict
@@ -31,6 +31,9 @@ from survey_lib.show.markup import (
 )
 from survey_lib.show.tables import records_link
 
+if TYPE_CHECKING:  # it imports torch, which a page may not need
+    from survey_lib.experiments.runner import State
+
 MOST_NAMES = 6
 """Changed modules that a page names; the rest are counted."""
 
@@ -39,41 +42,9 @@ class VerdictChanged(AssertionError):
     """A sentence of the page rests on a verdict that is another one now."""
 
 
-class State(Protocol):
-    """How a study stands to today's code; ``survey_lib.experiments.runner.state`` finds it."""
-
-    @property
-    def word(self) -> str:
-        """``current``, ``attested`` or ``unattested``."""
-        ...
-
-    @property
-    def commit(self) -> str:
-        """Commit that the records were made at if current, run again at if attested."""
-        ...
-
-    @property
-    def cells(self) -> int:
-        """Recorded cells that were run again, and agreed."""
-        ...
-
-    @property
-    def numbers(self) -> int:
-        """Numbers compared in them."""
-        ...
-
-    @property
-    def worst(self) -> float:
-        """The largest difference."""
-        ...
-
-    @property
-    def changed(self) -> Sequence[str] | None:
-        """Modules that differ from those the records were made with; None if unknown."""
-        ...
-
-
-def verdict_table(verdicts: Sequence[Verdict] | None = None, *, state: State | None = None) -> Html:
+def verdict_table(
+    verdicts: Sequence[Verdict] | None = None, *, state: "State | None" = None
+) -> Html:
     """The table of verdicts, one row per claim with the id ``verdict-<claim id>``.
 
     The paper's own claims come first; under the table stand claims that were judged before and
@@ -102,7 +73,7 @@ def verdict_table(verdicts: Sequence[Verdict] | None = None, *, state: State | N
     return Html(markup, "\n".join(_plain(v) for v in shown))
 
 
-def state_words(state: State) -> str:
+def state_words(state: "State") -> str:
     """HTML that says how a study's records stand to today's code, with the sample it rests on."""
     commit = escape(state.commit)
     if state.word == "current":

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
-from survey_lib.evidence.records import Record, config_key, study
+from survey_lib.evidence.protocol import MissingArm
+from survey_lib.evidence.records import Record, study
 from survey_lib.experiments import closer_look as experiment
 from survey_lib.experiments import runner
 from survey_lib.mechanics.costs import Costs
@@ -78,7 +79,7 @@ def test_differences_of_accuracy():
     assert experiment.fisher_over_l1(rows) == pytest.approx((0.01 + 0.06 + 0.10) / 3)
     assert experiment.profile_over_uniform(rows) == pytest.approx((0 + 0.01 + 0.01) / 3)
     assert experiment.fisher_macs_over_width(rows) == pytest.approx(1.5)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.fisher_over_l1(rows[:1])
 
 
@@ -194,7 +195,7 @@ def test_rivals_have_at_most_the_budgets_parameters(short):
 
 def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
     recorded = {r.key for r in study(SLUG)}
-    wanted = {config_key(SLUG, runner.plain(c)) for c in experiment.grid("study")}
+    wanted = {runner.cell_key(SLUG, c) for c in experiment.grid("study")}
     assert recorded == wanted
     words = {v.claim.id: v for v in runner.verdicts(SLUG)}
     assert len(words) == len(read_card(SLUG).claims)

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
-from survey_lib.evidence.records import Record, config_key, study
+from survey_lib.evidence.protocol import MissingArm
+from survey_lib.evidence.records import Record, study
 from survey_lib.experiments import group_fisher as experiment
 from survey_lib.experiments import runner
 from survey_lib.mechanics.costs import Costs
@@ -67,7 +68,7 @@ def test_ratios_and_differences_of_paths():
     assert experiment.memory_over_raw_accuracy(rows) == pytest.approx(0.1)
     assert experiment.raw_over_memory_parameters(rows) == pytest.approx(0.45)
     assert experiment.internal_over_coupled_activations(rows) == pytest.approx(1.6)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.memory_over_raw_accuracy(rows[:2])
     with pytest.raises(ValueError, match="2 records"):
         experiment.memory_over_flops_accuracy(rows + rows[:1])
@@ -149,7 +150,7 @@ def test_a_path_that_cannot_reach_its_end_says_so(barely_trained, monkeypatch):
 
 def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
     recorded = {r.key for r in study(SLUG)}
-    wanted = {config_key(SLUG, runner.plain(c)) for c in experiment.grid("study")}
+    wanted = {runner.cell_key(SLUG, c) for c in experiment.grid("study")}
     assert recorded == wanted
     words = {v.claim.id: v for v in runner.verdicts(SLUG)}
     assert len(words) == len(read_card(SLUG).claims)

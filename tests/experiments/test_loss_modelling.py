@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
-from survey_lib.evidence.records import Record, config_key, read_records, study, study_path
+from survey_lib.evidence.protocol import MissingArm
+from survey_lib.evidence.records import Record, read_records, study, study_path
 from survey_lib.experiments import loss_modelling as experiment
 from survey_lib.experiments import runner
 from survey_lib.mechanics.masks import prunable_weights
@@ -99,7 +100,7 @@ def test_the_tuned_runs_compared_are_chosen_on_validation():
 
 def test_a_missing_arm_is_a_key_error():
     for statistic in experiment.STATISTICS.values():
-        with pytest.raises(KeyError):
+        with pytest.raises(MissingArm):
             statistic([])
 
 
@@ -134,7 +135,7 @@ def test_learning_rates_are_the_best_on_validation_with_as_many_tries_for_each_s
 
 def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
     recorded = {r.key for r in study(SLUG)}
-    wanted = {config_key(SLUG, runner.plain(c)) for c in experiment.grid("study")}
+    wanted = {runner.cell_key(SLUG, c) for c in experiment.grid("study")}
     assert recorded == wanted
     words = {v.claim.id: v for v in runner.verdicts(SLUG)}
     assert len(words) == len(read_card(SLUG).claims)

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
-from survey_lib.evidence.records import Record, config_key, study
+from survey_lib.evidence.protocol import MissingArm
+from survey_lib.evidence.records import Record, study
 from survey_lib.experiments import runner
 from survey_lib.experiments import thinet as experiment
 from survey_lib.mechanics.graph import trace_groups
@@ -87,7 +88,7 @@ def test_the_averaging_head_is_compared_with_the_dense_net_of_the_old_head():
 def test_tuned_minus_scratch():
     rows = [record("thinet", 0.5, accuracy=0.88), record("scratch", 0.5, accuracy=0.9)]
     assert experiment.tuned_over_scratch(rows) == pytest.approx(-0.02)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.tuned_over_scratch(rows[:1])
     with pytest.raises(ValueError, match="2 records"):
         experiment.tuned_over_scratch(rows * 2)
@@ -175,7 +176,7 @@ def test_the_explorer_opens_with_a_layer_it_has():
 
 def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
     recorded = {r.key for r in study(SLUG)}
-    wanted = {config_key(SLUG, runner.plain(c)) for c in experiment.grid("study")}
+    wanted = {runner.cell_key(SLUG, c) for c in experiment.grid("study")}
     assert recorded == wanted
     words = {v.claim.id: v for v in runner.verdicts(SLUG)}
     assert len(words) == len(read_card(SLUG).claims)

@@ -4,7 +4,8 @@ import math
 import pytest
 
 from survey_lib.cards.card import read_card
-from survey_lib.evidence.records import Record, config_key, study
+from survey_lib.evidence.protocol import MissingArm
+from survey_lib.evidence.records import Record, study
 from survey_lib.experiments import runner
 from survey_lib.experiments import to_prune_or_not as experiment
 
@@ -117,7 +118,7 @@ def test_equal_bytes_gap_counts_the_mask():
 
 
 def test_a_missing_arm_is_a_key_error_and_a_double_one_an_error():
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.mlp_gap([])
     twice = pair("mlp", 0.5, {"accuracy": 1}, {"accuracy": 1}) * 2
     with pytest.raises(ValueError, match="2 records"):
@@ -126,7 +127,7 @@ def test_a_missing_arm_is_a_key_error_and_a_double_one_an_error():
 
 def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
     recorded = {r.key for r in study(SLUG)}
-    wanted = {config_key(SLUG, runner.plain(c)) for c in experiment.grid("study")}
+    wanted = {runner.cell_key(SLUG, c) for c in experiment.grid("study")}
     assert recorded == wanted
     words = {v.claim.id: v for v in runner.verdicts(SLUG)}
     assert len(words) == len(read_card(SLUG).claims)

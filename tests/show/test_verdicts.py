@@ -90,7 +90,7 @@ def test_the_open_page_finds_its_state_by_itself(opened, monkeypatch):
     from survey_lib.experiments import runner
 
     asked = []
-    monkeypatch.setattr(runner, "state", lambda slug: asked.append(slug) or state("current"), False)
+    monkeypatch.setattr(runner, "state", lambda slug: asked.append(slug) or state("current"))
     page.remember([verdict(GOOD)])
     assert "Made at commit abc123" in verdict_table().html
     assert asked == ["a_paper"]
