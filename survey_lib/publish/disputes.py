@@ -83,4 +83,5 @@ def _side(name: str, judged: Judged) -> str:
         if verdict is None
         else f'<span class="word">{signed_word(verdict.word)}</span> {found(verdict)}'
     )
-    return f"<td><p>{claim_link(name, judged, 'book')}</p>{stands}</td>"
+    word = "not-tested-here" if verdict is None else anchor(verdict.word)
+    return f'<td class="{word}"><p>{claim_link(name, judged, "book")}</p>{stands}</td>'

@@ -63,7 +63,7 @@ def test_disputed_claims_stand_side_by_side():
     assert "</span> inconclusive" in row
     assert row.count("[+0.76, +1.44]") == 2
     [planned] = [r for r in re.findall(r"<tr>(.*?)</tr>", page) if "scratch-b-not-worse" in r]
-    left, right = planned.split("</td><td>")
+    left, right = planned.split("</td><td")
     assert "tuned-beats-scratch" in left  # the side that is judged
     assert 'href="papers/rethinking.html#claim-scratch-b-not-worse"' in right
     assert "planned" in right
