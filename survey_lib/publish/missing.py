@@ -35,9 +35,14 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
             f"tests/oracles: write a slow, literal twin of the paper's formulas and use it in "
             f"tests/methods/test_{slug}.py, with the paper's hand-computed cases"
         )
-    if not re.search(rf"[\"'\s.]{slug}[\"',\s]", _read(tests / "test_battery.py")):
-        found.append("tests/test_battery.py: add the method to the battery's cases")
-    tunes = '"tune": list,' not in _read(package / "experiments" / f"{slug}.py")  # else no grid
+    if f'"{slug}": Entry(' not in _read(package / "methods" / "contract.py"):
+        found.append(
+            "survey_lib/methods/contract.py: add the method to METHODS, so that the battery tests "
+            f'it: "{slug}": Entry(label, kind, steers, module)'
+        )
+    experiment = package / "experiments" / slug
+    asked = experiment / "study.py" if experiment.is_dir() else experiment.with_suffix(".py")
+    tunes = '"tune": list,' not in _read(asked)  # else no grid
     for profile, why in (("tune", "learning rates chosen on validation"), ("study", "the study")):
         there = (root / "results" / profile / f"{slug}.jsonl").exists()
         if not there and (tunes or profile == "study"):

@@ -212,11 +212,13 @@ def _new_files(root: Path, slug: str) -> dict[str, Path]:
     return {
         "received": root / "survey_lib" / "cards" / "received" / f"{slug}.md",
         "method": root / "survey_lib" / "methods" / f"{slug}.py",
-        "experiment": root / "survey_lib" / "experiments" / f"{slug}.py",
+        "experiment": root / "survey_lib" / "experiments" / slug / "__init__.py",
+        "cells": root / "survey_lib" / "experiments" / slug / "cells.py",
+        "study": root / "survey_lib" / "experiments" / slug / "study.py",
         "explorer": root / "survey_lib" / "show" / "explorers" / f"{slug}.py",
         "notebook": root / "notebooks" / f"{slug}.ipynb",
         "test_method": root / "tests" / "methods" / f"test_{slug}.py",
-        "test_experiment": root / "tests" / "experiments" / f"test_{slug}.py",
+        "test_study": root / "tests" / "experiments" / f"test_{slug}.py",
     }
 
 
@@ -260,9 +262,9 @@ def _notebook(words: dict[str, str], root: Path, extras: Sequence[str]) -> str:
 def _entries(root: Path, card: Card) -> dict[Path, str]:
     """The files that list chapters, with the new one's entry."""
     entries = {}
-    for room, table in (("methods", "METHODS"), ("experiments", "EXPERIMENTS")):
-        path = root / "survey_lib" / room / "__init__.py"
-        entries[path] = _with_entry(path.read_text(encoding="utf-8"), room, table, card.slug)
+    # the method joins its table when it is written: what stands there is tested
+    path = root / "survey_lib" / "experiments" / "__init__.py"
+    entries[path] = _with_entry(path.read_text(encoding="utf-8"), card.slug)
     bibliography = root / "book" / "references.bib"
     text = bibliography.read_text(encoding="utf-8")
     if f"{{{card.bibkey}," not in text:
@@ -272,14 +274,15 @@ def _entries(root: Path, card: Card) -> dict[Path, str]:
     return entries
 
 
-def _with_entry(text: str, room: str, table: str, slug: str) -> str:
+def _with_entry(text: str, slug: str) -> str:
+    name = "survey_lib/experiments/__init__.py"
     if f'"{slug}":' in text:
-        raise PublishError(f"survey_lib/{room}/__init__.py lists {slug} already; take it out first")
-    pattern = rf"(?ms)^({table}\b[^\n]*= \{{\n.*?)^\}}"
-    line = f'    "{slug}": "survey_lib.{room}.{slug}",\n'
+        raise PublishError(f"{name} lists {slug} already; take it out first")
+    pattern = r"(?ms)^(EXPERIMENTS\b[^\n]*= \{\n.*?)^\}"
+    line = f'    "{slug}": "survey_lib.experiments.{slug}",\n'
     new, count = re.subn(pattern, lambda m: f"{m.group(1)}{line}}}", text, count=1)
     if count != 1:
-        raise PublishError(f"survey_lib/{room}/__init__.py has no table {table} to add to")
+        raise PublishError(f"{name} has no table EXPERIMENTS to add to")
     return new
 
 
