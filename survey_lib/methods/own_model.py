@@ -115,8 +115,9 @@ def prune(
     report = {
         "model": spec, "method": method, "budget": asdict(budget), "seed": seed,
         "classes": list(splits.classes), "channels": splits.train.x.shape[1], "size": size,
-        "accuracy": accuracy, "rows": comparison.dicts(), "device": comparison.device_line,
-        "layers": result.table, "weights": "given" if weights else "trained here",
+        "training_images": len(task.train), "accuracy": accuracy, "rows": comparison.dicts(),
+        "device": comparison.device_line, "layers": result.table,
+        "weights": "given" if weights else "trained here",
         "training": None if weights else asdict(training),
         "tuning": asdict(tuning) | made if tuning else None,
         "spent": {

@@ -1,13 +1,16 @@
 """How a method shares out the training it is given: in parts, or between removals."""
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import nn
 
 from survey_lib.mechanics.costs import Costs
 from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import batches, layout
 
 
 def for_steps(task: Task, recipe: Training, steps: int) -> Training:
@@ -18,6 +21,34 @@ def for_steps(task: Task, recipe: Training, steps: int) -> Training:
 def constant(recipe: Training) -> Training:
     """The recipe at its peak rate, without an end: whoever trains by it breaks off."""
     return replace(recipe, epochs=math.inf, schedule="constant", warmup=0.0)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A batch that was looked at: a :class:`~survey_lib.tasks.train.Step` that moves nothing."""
+
+    loss: float
+    """Nats of this batch."""
+    examples: int
+
+    def move(self) -> None:
+        """Nothing moves."""
+
+
+def looking(model: nn.Module, task: Task, *, generator: torch.Generator) -> Iterator[Look]:
+    """The task's training batches without an end, in eval mode; stops after each backward pass.
+
+    What :func:`~survey_lib.tasks.train.training` is where nothing may be trained: the gradients are
+    there, and no weight and no statistic of batch norm changes.
+    """
+    device = next(model.parameters()).device
+    for rows in batches(len(task.train), task.training.batch, generator):
+        x, y = task.train.x[rows].to(device), task.train.y[rows].to(device)
+        model.eval()
+        model.zero_grad(set_to_none=True)
+        loss = task.loss(model(layout(x)), y)
+        loss.backward()
+        yield Look(float(loss.detach()), len(rows))
 
 
 def most_removals(costs: Costs, least: np.ndarray, target: float) -> int:

@@ -46,7 +46,7 @@ from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.selection import channels_table, check_reach
 from survey_lib.mechanics.surgery import Recipe, apply_recipe
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.sharing import constant, for_steps, most_removals, pace
+from survey_lib.methods.sharing import Look, constant, for_steps, looking, most_removals, pace
 from survey_lib.tasks.task import Task, Training
 from survey_lib.tasks.train import History, Step, fit, total_steps, training
 
@@ -149,23 +149,20 @@ def smallest(
 
 
 def train_interval(
-    net: nn.Module, graph: ChannelGraph, masks: dict[str, Tensor], steps: Iterator[Step],
-    interval: int, *, moving: bool = True,
+    net: nn.Module, graph: ChannelGraph, masks: dict[str, Tensor],
+    steps: Iterator[Step] | Iterator[Look], interval: int,
 ) -> tuple[dict[str, Tensor], list[float], int]:  # fmt: skip
     """Ordinary training steps with masks on; Δ by group from their own backward passes.
 
     Returns:
-        Δ, the loss of each batch, and the number of examples. Without ``moving`` the weights and
-        the statistics of batch norm stay as they are.
+        Δ, the loss of each batch, and the number of examples.
     """
     squares: dict[str, Tensor] = {}
     losses, n = [], 0
-    net.train(moving)
+    net.train()
     with gated(net, graph, masks), GateGradients(net, graph) as gates:
         for step in islice(steps, interval):
-            if moving:
-                step.move()
-            step.moved = True
+            step.move()
             for name, of_mean in gates.coupled().items():
                 g = step.examples * of_mean.double()  # (N, channels): Σ_ij a ∂L_n/∂a, of L_n itself
                 new = g.square().sum(0)
@@ -197,10 +194,10 @@ def long_run(
     device = next(net.parameters()).device
     masks = {g.name: torch.ones(g.size, device=device) for g in graph.groups}
     due = due or (lambda gone: config.interval * (gone + 1))
-    looks = recipe is None
-    everything = [{"params": list(net.parameters())}] if looks else None  # frozen or not
-    steps = training(
-        net, task, constant(recipe or task.training), generator=generator, groups=everything
+    steps = (
+        looking(net, task, generator=generator)
+        if recipe is None
+        else training(net, task, constant(recipe), generator=generator)
     )
     removed: list[Removal] = []
     delta: dict[str, Tensor] = {}
@@ -208,10 +205,8 @@ def long_run(
     while True:
         loss, examples = [], 0
         number = due(len(removed)) - done
-        if number and not (looks and config.criterion != "fisher"):  # the others need no data
-            delta, loss, examples = train_interval(
-                net, graph, masks, steps, number, moving=not looks
-            )
+        if number and (recipe or config.criterion == "fisher"):  # the others need no data
+            delta, loss, examples = train_interval(net, graph, masks, steps, number)
             done += number
         left = {g: m.nonzero().flatten().tolist() for g, m in masks.items()}
         recipe_now = {g: units for g, units in left.items() if len(units) < len(masks[g])}

@@ -45,7 +45,7 @@ from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup
 from survey_lib.mechanics.selection import channels_table, check_reach, shrunk
 from survey_lib.mechanics.surgery import Recipe, apply_recipe
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.sharing import constant, for_steps, most_removals, pace
+from survey_lib.methods.sharing import constant, for_steps, looking, most_removals, pace
 from survey_lib.tasks.task import Task, Training
 from survey_lib.tasks.train import History, fit, total_steps, training
 
@@ -171,9 +171,10 @@ def one_by_one(
     costs = Costs(graph, config.per) if config.per else None
     due = due or (lambda gone: config.d * (gone + 1))
     looks = recipe is None
-    everything = [{"params": list(model.parameters())}] if looks else None  # frozen or not
-    steps = training(
-        model, task, constant(recipe or task.training), generator=generator, groups=everything
+    steps = (
+        looking(model, task, generator=generator)
+        if recipe is None
+        else training(model, task, constant(recipe), generator=generator)
     )
     s: dict[str, Tensor] = {}
     gone = done = 0
@@ -192,9 +193,7 @@ def one_by_one(
                     new = importance(g, config.score)
                     s[name] = s[name] + new if name in s else new
                 watched.clear()
-                if not looks:
-                    step.move()
-                step.moved = True
+                step.move()
                 losses.append(step.loss)
                 examples += step.examples
             done += number
