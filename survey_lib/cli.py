@@ -277,18 +277,21 @@ def check(
 
     A chapter that lacks something is named as a draft, with what it lacks; that is no failure.
     """
-    from survey_lib.publish import check as checking
-    from survey_lib.publish import layout, scaffold
+    from survey_lib.publish import layout
+    from survey_lib.publish.check_numbers import check_numbers
+    from survey_lib.publish.check_site import check_site
+    from survey_lib.publish.check_sources import check_sources
+    from survey_lib.publish.missing import missing
 
     with _one_sentence():
         for slug in layout.chapters():
-            if lacks := scaffold.missing(slug):
+            if lacks := missing(slug):
                 typer.echo(f"draft: {slug} is not finished; it lacks:")
                 for line in lacks:
                     typer.echo(f"  {line}")
-        findings = checking.check_sources()
+        findings = check_sources()
         if not sources:
-            findings += checking.check_numbers() + checking.check_site()
+            findings += check_numbers() + check_site()
     for finding in findings:
         typer.echo(str(finding), err=True)
     if findings:
@@ -325,13 +328,15 @@ def new(
     ] = False,
 ) -> None:
     """Draft a chapter that runs as it stands, and list what a finished one still lacks."""
-    from survey_lib.publish import layout, scaffold
+    from survey_lib.publish import layout
+    from survey_lib.publish import missing as lacks
+    from survey_lib.publish.scaffold import new_chapter
 
     with _one_sentence():
         if not missing:
-            for path in scaffold.new_chapter(slug, survey_file=survey_file, title=title):
+            for path in new_chapter(slug, survey_file=survey_file, title=title):
                 typer.echo(f"written: {path.relative_to(layout.root()).as_posix()}")
-        for line in scaffold.missing(slug):
+        for line in lacks.missing(slug):
             typer.echo(f"missing: {line}")
 
 

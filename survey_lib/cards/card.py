@@ -7,6 +7,7 @@ gist in the project's own words. A missing or unknown field is an error that nam
 import hashlib
 import json
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,13 @@ def card_path(slug: str) -> Path:
 
 def read_card(slug: str) -> Card:
     """Read and check the card of ``slug``."""
-    return parse_card(card_path(slug).read_text(encoding="utf-8"), str(card_path(slug).name), slug)
+    path = card_path(slug)
+    return _read(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, _modified: int, _size: int) -> Card:
+    return parse_card(path.read_text(encoding="utf-8"), path.name, path.stem)
 
 
 def received(slug: str) -> str:
