@@ -35,7 +35,7 @@ from survey_lib.mechanics.surgery import (
 )
 from survey_lib.methods.closer_look import method, shapes
 from survey_lib.methods.sharing import for_steps
-from survey_lib.tasks.dense import dense_key, dense_net, seeded, shipped_net
+from survey_lib.tasks.dense import dense_key, dense_net, first_net, seeded
 from survey_lib.tasks.task import Task, load_task
 from survey_lib.tasks.train import evaluate, fit
 
@@ -399,7 +399,7 @@ def timed(task: Task, cell: Cell) -> dict[str, Any]:
 
 def explore(cell: Cell) -> dict[str, Any]:
     """A long run of the shipped net, every removal noted, validation accuracy now and then."""
-    net, task = shipped_net("resnet_small"), load_task("resnet_small")
+    net, task = first_net("resnet_small"), load_task("resnet_small")
     return walked(net, task, cell, total=None)
 
 

@@ -28,7 +28,7 @@ from survey_lib.methods.llm_int8 import method, outliers
 from survey_lib.methods.llm_int8.attention import top_attention
 from survey_lib.methods.llm_int8.linear import quantize
 from survey_lib.methods.llm_int8.planting import plant
-from survey_lib.tasks.dense import dense_net, seeded, shipped_net
+from survey_lib.tasks.dense import dense_net, first_net, seeded
 from survey_lib.tasks.language import smollm2, wikitext2
 from survey_lib.tasks.task import load_task
 
@@ -182,8 +182,8 @@ def character_net(cell: Cell) -> tuple[nn.Module, Tensor, Tensor]:
 
     Net 0 is the shipped one: dense net 0 with its weights rounded to fp16.
     """
-    task = load_task("char_gpt")
-    net = shipped_net("char_gpt") if cell.seed == 0 else dense_net(task, cell.seed)
+    task = load_task("char_gpt").with_training(epochs=1.5, lr=3e-3)  # the first edition's recipe
+    net = first_net("char_gpt") if cell.seed == 0 else dense_net(task, cell.seed)
     net = planted(net, cell, seeded(cell.seed, 3))
     return net, task.test.x[::EVERY], task.test.y[::EVERY]
 
@@ -404,7 +404,7 @@ def explored_product(scale: int) -> tuple[Tensor, Tensor]:
     """X (tokens, h) and W (h, o) of the shipped net's explored layer, with planted outliers."""
     task = load_task("char_gpt")
     cell = Cell("explore", 0, scale=scale)
-    net = planted(shipped_net("char_gpt"), cell, seeded(0, 3))
+    net = planted(first_net("char_gpt"), cell, seeded(0, 3))
     X = inputs_of(net, task.val.x[:4])[EXPLORED]
     layer = net.get_submodule(EXPLORED)
     return X, layer.weight.detach().t()  # type: ignore[union-attr]

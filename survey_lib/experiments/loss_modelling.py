@@ -166,8 +166,8 @@ def grid(profile: str) -> list[Cell]:
 def dense_task(task: str) -> Task:
     """The task with the dense net's own training: the defaults, a lower rate without batch norm."""
     if task == "cnn_small":
-        return load_task("cnn_small", bn=False).with_training(lr=0.05)
-    return load_task(task)
+        return load_task("cnn_small", bn=False).with_training(epochs=8.0, lr=0.05)
+    return load_task(task).with_training(epochs=10.0, lr=0.05)
 
 
 @lru_cache(maxsize=4)

@@ -27,7 +27,7 @@ from survey_lib.methods.sharing import for_steps
 from survey_lib.methods.thinet import method, variants
 from survey_lib.methods.thinet.rows import Rows, calibration_images, sample_rows
 from survey_lib.methods.thinet.shares import kept_numbers, read_by_convolutions
-from survey_lib.tasks.dense import dense_net, seeded, shipped_net
+from survey_lib.tasks.dense import dense_net, first_net, seeded
 from survey_lib.tasks.task import Task, Training, load_task
 from survey_lib.tasks.train import evaluate, fit, total_steps
 
@@ -130,7 +130,7 @@ def _with_bn(seed: int) -> list[Cell]:
 
 def explored_layers() -> tuple[str, ...]:
     """Layers of the shipped net that the explorer offers."""
-    net = shipped_net("vgg_small")
+    net = first_net("vgg_small")
     return read_by_convolutions(trace_groups(net, load_task("vgg_small").example(1)))
 
 
@@ -410,7 +410,7 @@ def error_curves(rows: Rows, held_out: Rows, generator: torch.Generator) -> dict
 
 def one_layer(cell: Cell) -> dict[str, Any]:
     """One layer of the shipped net at every share kept: who goes, the error, the accuracy."""
-    task, net = load_task("vgg_small"), shipped_net("vgg_small")
+    task, net = load_task("vgg_small"), first_net("vgg_small")
     graph, generator = trace_groups(net, task.example(1)), seeded(cell.seed, 2)
     images, others = calibration_images(task, cell.images, generator)
     rows, held_out = (

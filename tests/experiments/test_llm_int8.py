@@ -11,7 +11,7 @@ from survey_lib.experiments import runner
 from survey_lib.measure.perplexity import window_losses
 from survey_lib.mechanics.decoder import decoder
 from survey_lib.methods.llm_int8 import method
-from survey_lib.tasks.dense import seeded, shipped_net
+from survey_lib.tasks.dense import first_net, seeded
 from survey_lib.tasks.task import load_task
 
 SLUG = "llm_int8"
@@ -87,7 +87,7 @@ def test_statistics_of_the_real_model():
 
 
 def test_planting_leaves_the_function_and_lifts_the_chosen_features_only():
-    net = shipped_net("char_gpt")
+    net = first_net("char_gpt")
     cell = experiment.Cell("planted", 0, scale=16, features=2, layers=0.5)
     other = experiment.planted(net, cell, seeded(0, 3))
     assert torch.equal(net(TOKENS), other(TOKENS))

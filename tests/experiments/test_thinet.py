@@ -153,7 +153,7 @@ def test_the_first_unpruned_cut_of_a_layer_is_that_of_the_walk():
     """The explorer's single cut equals a walk of one layer with the same rows."""
     name = experiment.EXPLORED
     cell = experiment._cell("layer", 0, bn=True, layer=name, images=4, pairs=5)
-    task, net = load_task("vgg_small"), experiment.shipped_net("vgg_small")
+    task, net = load_task("vgg_small"), experiment.first_net("vgg_small")
     graph, generator = trace_groups(net, task.example(1)), seeded(0, 2)
     fit, check = experiment.calibration_images(task, cell.images, generator)
     rows, held_out = (

@@ -48,7 +48,7 @@ def test_the_page_holds_every_recorded_stop(recorded):
             assert row.score == step["score"] or (step["score"] is None and row.score != row.score)
 
 
-def test_live_it_prunes_the_shipped_net_as_the_recorded_cell_does(tmp_path, monkeypatch):
+def test_live_it_prunes_the_first_net_as_the_recorded_cell_does(tmp_path, monkeypatch):
     monkeypatch.setenv("SURVEY_BUILD", str(tmp_path))
     page.begin("closer_look", "smoke")
     seen = []
@@ -57,7 +57,7 @@ def test_live_it_prunes_the_shipped_net_as_the_recorded_cell_does(tmp_path, monk
     cell = experiment._cell("explore", 0, criterion="fisher", beta=1.0,
                             interval=experiment.EXPLORER_INTERVAL)  # fmt: skip
     assert cell in experiment.grid("study")
-    net, task = experiment.shipped_net("resnet_small"), experiment.load_task("resnet_small")
+    net, task = experiment.first_net("resnet_small"), experiment.load_task("resnet_small")
     last = experiment.walked(net, task, cell, total=5)["steps"][-1]
     data = next(p for p in figure.files if p.suffix == ".csv").read_text().splitlines()[1:]
     assert [int(line.split(",")[2]) for line in data] == last["kept"]

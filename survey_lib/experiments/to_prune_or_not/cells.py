@@ -5,7 +5,7 @@ net, during one ordinary training, to exactly the parameter count of a narrower 
 (``match``), so that pairs stand at equal non-zeros and equal training steps.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -79,7 +79,7 @@ def needs(cell: Cell) -> tuple[Cell, ...]:
 
 def pattern(cell: Cell) -> Cell:
     """The gradual run whose masks a ``fresh`` cell uses."""
-    return Cell(**(asdict(cell) | {"arm": "gradual"}))
+    return replace(cell, arm="gradual")
 
 
 def task_of(cell: Cell) -> Task:

@@ -19,20 +19,20 @@ MEDIUM, TIGHT = 0.5, 0.12
 SEEDS = {"mlp": 8, "cnn": 8, "gpt": 5}
 
 RATES = {
-    "mlp large": 0.1, "mlp small": 0.1, "mlp pruned": 0.1,
-    "cnn large": 0.1, "cnn small": 0.2, "cnn pruned": 0.1,
-    "gpt large": 0.012, "gpt small": 0.024, "gpt pruned": 0.012,
+    "mlp large": 0.05, "mlp small": 0.1, "mlp pruned": 0.2,
+    "cnn large": 0.05, "cnn small": 0.2, "cnn pruned": 0.05,
+    "gpt large": 0.024, "gpt small": 0.012, "gpt pruned": 0.024,
 }  # fmt: skip
 """The best mean on validation of those tried (``survey run to_prune_or_not --profile tune``)."""
 TRIED = {
     "mlp large": (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
     "mlp small": (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
     "mlp pruned": (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
-    "cnn large": (0.025, 0.05, 0.1),
-    "cnn small": (0.1, 0.2, 0.4),
-    "cnn pruned": (0.05, 0.1, 0.2),
+    "cnn large": (0.025, 0.05, 0.1, 0.2),
+    "cnn small": (0.05, 0.1, 0.2, 0.4),
+    "cnn pruned": (0.025, 0.05, 0.1, 0.2),
     "gpt large": (0.006, 0.012, 0.024, 0.048),
-    "gpt small": (0.012, 0.024, 0.048, 0.096),
+    "gpt small": (0.006, 0.012, 0.024, 0.048),
     "gpt pruned": (0.006, 0.012, 0.024, 0.048),
 }
 REPLICATES = (900, 901, 902)
@@ -46,7 +46,8 @@ WINDOWS = ((0.05, 0.3), (0.15, 0.6), (0.5, 0.95))
 def cell(arm: str, seed: int, family: str, width: float, **more: Any) -> Cell:
     """A cell at the rate of its role."""
     role = "pruned" if arm != "dense" else "large" if width == LARGE[family] else "small"
-    return Cell(arm, seed, family, width, **({"lr": RATES[f"{family} {role}"]} | more))
+    knobs: dict[str, Any] = {"lr": RATES[f"{family} {role}"]} | more
+    return Cell(arm, seed, family, width, **knobs)
 
 
 def _role(family: str, name: str) -> Role:

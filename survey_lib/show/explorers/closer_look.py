@@ -10,7 +10,7 @@ from survey_lib.experiments import closer_look as experiment
 from survey_lib.show import style
 from survey_lib.show.explorer import Control, Explorer
 from survey_lib.show.figure import Figure, figure, panels
-from survey_lib.tasks.dense import shipped_net
+from survey_lib.tasks.dense import first_net
 from survey_lib.tasks.task import load_task
 
 RANKS = {
@@ -97,7 +97,7 @@ def remove(rank: str, removed: int, progress: Callable[..., None]) -> Figure:
     cell = experiment._cell(
         "explore", 0, criterion=criterion, beta=beta, interval=experiment.EXPLORER_INTERVAL
     )
-    net, task = shipped_net("resnet_small"), load_task("resnet_small")
+    net, task = first_net("resnet_small"), load_task("resnet_small")
 
     def note(n: int) -> None:
         progress(n, max(1, removed), f"{n} of {removed} channels are gone …")

@@ -13,7 +13,7 @@ from survey_lib.methods.thinet.rows import calibration_images, sample_rows
 from survey_lib.show import style
 from survey_lib.show.explorer import Control, Explorer
 from survey_lib.show.figure import Figure, figure, panels
-from survey_lib.tasks.dense import seeded, shipped_net
+from survey_lib.tasks.dense import first_net, seeded
 from survey_lib.tasks.task import load_task
 
 SIZES = {10 * images * pairs: (images, pairs) for images, pairs in experiment.EXPLORER_SAMPLES}
@@ -122,7 +122,7 @@ def cut(layer: str, r: float, m: int, progress: Callable[..., None]) -> Figure:
     """Sample rows here and now, cut the shipped net's layer, and draw what came out."""
     path = next(p for p, name in layer_names().items() if name == layer)
     images, pairs = SIZES[m]
-    task, net = load_task("vgg_small"), shipped_net("vgg_small")
+    task, net = load_task("vgg_small"), first_net("vgg_small")
     group, generator = trace_groups(net, task.example(1))[path], seeded(0, 2)
     progress(0, 2, "sampling rows …")
     fit, check = (
