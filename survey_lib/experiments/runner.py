@@ -294,7 +294,8 @@ def execute(
         while lost := fly(ready, jobs):
             orphans += lost
         for cell in orphans:
-            if fly(iter([cell, None]).__next__, 1):
+            alone = [cell]
+            if fly(lambda alone=alone: alone.pop() if alone else None, 1):
                 finish(
                     cell, (None, 0.0, "the worker process died twice (killed, or out of memory)")
                 )

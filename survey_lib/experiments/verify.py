@@ -11,10 +11,15 @@ from survey_lib.evidence.records import Record, commit, machine, study
 from survey_lib.experiments import runner
 from survey_lib.experiments.runner import Result, RunError
 
+NETS = ("task", "net", "family")
+"""Knobs that say which net; a claim on one says nothing of another."""
+
 
 def arm(record: Record) -> str:
-    """What a record's cell is one of."""
-    return str(record.config.get("arm", record.config.get("criterion", "")))
+    """What a record's cell is one of: its arm, and the net where the experiment has several."""
+    config = record.config
+    words = [config.get("arm", config.get("criterion", "")), *(config.get(n) for n in NETS)]
+    return ", ".join(str(word) for word in words if word)
 
 
 def choose(
