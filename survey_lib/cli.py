@@ -231,14 +231,14 @@ def prune(
     ] = None,
     size: Annotated[int, typer.Option(help="pixels that images are resized to")] = 64,
     train_epochs: Annotated[float, typer.Option(help="without --weights")] = 8.0,
-    tune_epochs: Annotated[float, typer.Option(help="after the removal")] = 4.0,
+    tune_epochs: Annotated[float, typer.Option(help="of tuning in all; 0 tunes nothing")] = 4.0,
     lr: Annotated[float, typer.Option(help="peak learning rate")] = 0.02,
     batch: Annotated[int, typer.Option(help="images a step")] = 64,
     seed: int = 0,
 ) -> None:
     """Prune a net of your own on your own images, and print what it saved and cost."""
-    from survey_lib.experiments import own_model
     from survey_lib.mechanics.budget import Budget
+    from survey_lib.methods import own_model
 
     with _one_sentence():
         result = own_model.prune(
@@ -277,18 +277,21 @@ def check(
 
     A chapter that lacks something is named as a draft, with what it lacks; that is no failure.
     """
-    from survey_lib.publish import check as checking
-    from survey_lib.publish import layout, scaffold
+    from survey_lib.publish import layout
+    from survey_lib.publish.check_numbers import check_numbers
+    from survey_lib.publish.check_site import check_site
+    from survey_lib.publish.check_sources import check_sources
+    from survey_lib.publish.missing import missing
 
     with _one_sentence():
         for slug in layout.chapters():
-            if lacks := scaffold.missing(slug):
+            if lacks := missing(slug):
                 typer.echo(f"draft: {slug} is not finished; it lacks:")
                 for line in lacks:
                     typer.echo(f"  {line}")
-        findings = checking.check_sources()
+        findings = check_sources()
         if not sources:
-            findings += checking.check_numbers() + checking.check_site()
+            findings += check_numbers() + check_site()
     for finding in findings:
         typer.echo(str(finding), err=True)
     if findings:
@@ -325,13 +328,15 @@ def new(
     ] = False,
 ) -> None:
     """Draft a chapter that runs as it stands, and list what a finished one still lacks."""
-    from survey_lib.publish import layout, scaffold
+    from survey_lib.publish import layout
+    from survey_lib.publish import missing as lacks
+    from survey_lib.publish.scaffold import new_chapter
 
     with _one_sentence():
         if not missing:
-            for path in scaffold.new_chapter(slug, survey_file=survey_file, title=title):
+            for path in new_chapter(slug, survey_file=survey_file, title=title):
                 typer.echo(f"written: {path.relative_to(layout.root()).as_posix()}")
-        for line in scaffold.missing(slug):
+        for line in lacks.missing(slug):
             typer.echo(f"missing: {line}")
 
 

@@ -68,9 +68,9 @@ def test_without_a_slug_every_chapter_runs(monkeypatch):
 
 
 def test_check_names_drafts_and_does_not_fail_for_them(monkeypatch):
-    from survey_lib.publish import scaffold
+    from survey_lib.publish import missing
 
-    monkeypatch.setattr(scaffold, "missing", lambda slug: ["a study", "an explorer"])
+    monkeypatch.setattr(missing, "missing", lambda slug: ["a study", "an explorer"])
     result = survey("check", "--sources")
     assert result.exit_code == 0, result.stderr
     for slug in EXPERIMENTS:

@@ -7,6 +7,7 @@ gist in the project's own words. A missing or unknown field is an error that nam
 import hashlib
 import json
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ FOLDER = Path(__file__).resolve().parent
 PROFILES = ("smoke", "quick", "study", "full")
 GROUPS = ("Pruning weights", "Pruning channels", "Bits", "Adapters and language models")
 """What the papers take away, in the order of the book's map."""
+CLAIM_KINDS = ("paper", "ours", "arithmetic")
+"""Who makes a claim, in the order of every list: the paper; this survey or another paper; nobody,
+because it follows from definitions. Scoreboards count the first and show the others apart."""
+LONGEST_TITLE = 40
+WORDS = ("reproduced", "not reproduced", "inconclusive", "not tested here")
+"""What a verdict may say."""
 
 
 class CardError(ValueError):
@@ -24,11 +31,15 @@ class CardError(ValueError):
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper turned into a decision rule before anything is run."""
+    """A sentence turned into a decision rule before anything is run."""
 
     id: str
+    title: str
+    """The sentence in a few words, at most ``LONGEST_TITLE`` characters."""
+    kind: str
+    """One of ``CLAIM_KINDS``."""
     sentence: str
-    """What the paper says, in our words."""
+    """What is claimed, in our words."""
     where: str
     """Section, table or figure of the paper."""
     statistic: str
@@ -50,8 +61,27 @@ class Claim:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits over every field, stored with each record."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits over the rule, stored with each record.
+
+        How a claim is called and counted (``title``, ``kind``) is no part of its rule.
+        """
+        rule = {k: v for k, v in asdict(self).items() if k not in ("title", "kind")}
+        return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """A claim that was judged once and replaced: shown with its end, counted nowhere."""
+
+    id: str
+    title: str
+    sentence: str
+    verdict: str
+    """The word it had."""
+    found: str
+    """The numbers the word rested on, with unit, interval and seeds."""
+    reason: str
+    """Why it is asked no more, or asked otherwise."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +128,12 @@ class Card:
     reported: tuple[Reported, ...]
     claims: tuple[Claim, ...]
     gist: str
+    withdrawn: tuple[Withdrawn, ...] = ()
+    """Claims that were judged and then replaced."""
+    extras: tuple[str, ...] = ()
+    """Extras of the package that the chapter needs, as ``llm``."""
+    download_bytes: int = 0
+    """What the chapter fetches on its first run."""
 
     def claim(self, claim_id: str) -> Claim:
         """The claim with this id; raises CardError naming the ids there are."""
@@ -113,6 +149,19 @@ def slugs() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.md"))
 
 
+def disputes(slug: str, claim: Claim) -> list[str]:
+    """Claims (``slug/claim-id``) that say the opposite, whichever card names the pair."""
+    own = f"{slug}/{claim.id}"
+    back = (
+        f"{paper}/{other.id}"
+        for paper in slugs()
+        if paper != slug
+        for other in read_card(paper).claims
+        if own in other.disputes
+    )
+    return list(dict.fromkeys([*claim.disputes, *back]))
+
+
 def card_path(slug: str) -> Path:
     """File of a card; raises CardError naming the slugs there are."""
     path = FOLDER / f"{slug}.md"
@@ -123,7 +172,13 @@ def card_path(slug: str) -> Path:
 
 def read_card(slug: str) -> Card:
     """Read and check the card of ``slug``."""
-    return parse_card(card_path(slug).read_text(encoding="utf-8"), str(card_path(slug).name), slug)
+    path = card_path(slug)
+    return _read(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, _modified: int, _size: int) -> Card:
+    return parse_card(path.read_text(encoding="utf-8"), path.name, path.stem)
 
 
 def received(slug: str) -> str:
@@ -156,13 +211,10 @@ def parse_card(text: str, name: str, slug: str | None = None) -> Card:
     gist = parts[1].strip()
     if not gist:
         raise CardError(f"{name}: the gist (text after the front matter) is empty")
-    front["claims"] = tuple(
-        _build(Claim, c, f"{name}: claims[{i}]") for i, c in enumerate(_list(front, "claims", name))
-    )
-    front["reported"] = tuple(
-        _build(Reported, r, f"{name}: reported[{i}]")
-        for i, r in enumerate(_list(front, "reported", name))
-    )
+    front.setdefault("withdrawn", [])
+    for field, kind in (("claims", Claim), ("reported", Reported), ("withdrawn", Withdrawn)):
+        rows = enumerate(_list(front, field, name))
+        front[field] = tuple(_build(kind, row, f"{name}: {field}[{i}]") for i, row in rows)
     card = _build(Card, front | {"gist": gist}, name)
     _check(card, name, slug)
     return card
@@ -213,11 +265,25 @@ def _check(card: Card, name: str, slug: str | None) -> None:
         raise CardError(f"{name}: field 'slug' is {card.slug!r}, the file is named {slug!r}")
     if card.group not in GROUPS:
         raise CardError(f"{name}: field 'group' must be one of: {', '.join(GROUPS)}")
-    ids = [c.id for c in card.claims]
+    ids = [c.id for c in (*card.claims, *card.withdrawn)]
+    for old in card.withdrawn:
+        if ids.count(old.id) > 1:
+            raise CardError(f"{name}: withdrawn {old.id!r}: the id is used twice")
+        if old.verdict not in WORDS:
+            raise CardError(
+                f"{name}: withdrawn {old.id!r}: field 'verdict' must be one of {', '.join(WORDS)}"
+            )
     for claim in card.claims:
         where = f"{name}: claim {claim.id!r}"
         if ids.count(claim.id) > 1:
             raise CardError(f"{where}: the id is used twice")
+        if not 0 < len(claim.title) <= LONGEST_TITLE:
+            raise CardError(
+                f"{where}: field 'title' must have 1 to {LONGEST_TITLE} characters, "
+                f"not {len(claim.title)}"
+            )
+        if claim.kind not in CLAIM_KINDS:
+            raise CardError(f"{where}: field 'kind' must be one of {', '.join(CLAIM_KINDS)}")
         region = claim.region
         if len(region) != 2 or not all(r is None or isinstance(r, (int, float)) for r in region):
             raise CardError(f"{where}: field 'region' must be [low, high], null for an open end")

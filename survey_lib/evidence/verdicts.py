@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from survey_lib.cards.card import Claim
 from survey_lib.evidence.intervals import Interval, seeds_needed, t_interval
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 
 REPRODUCED = "reproduced"
@@ -53,7 +54,8 @@ def decide(interval: Interval, region: tuple[float | None, float | None]) -> str
 def judge(claim: Claim, records: Sequence[Record], statistic: Statistic) -> Verdict:
     """Judge a claim by its statistic over the seeds of ``records``.
 
-    A seed whose records the statistic cannot use (``KeyError`` for a missing arm) is left out.
+    A seed that lacks an arm the statistic compares (:class:`MissingArm`) is left out; any other
+    error is one.
     Fewer than five seeds never give ``reproduced``, unless the claim is deterministic, where
     one run decides and runs that differ are an error.
 
@@ -70,7 +72,7 @@ def judge(claim: Claim, records: Sequence[Record], statistic: Statistic) -> Verd
     for seed, rows in sorted(by_seed.items()):
         try:
             values[seed] = float(statistic(rows))
-        except KeyError:
+        except MissingArm:
             continue
     if not values:
         return Verdict(claim, NOT_TESTED, reason="no recorded run has the arms this claim compares")

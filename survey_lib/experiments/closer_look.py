@@ -18,6 +18,7 @@ import numpy as np
 from torch import nn
 
 from survey_lib import files
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 from survey_lib.measure.compare import compare
 from survey_lib.measure.macs import count_macs
@@ -25,6 +26,7 @@ from survey_lib.measure.size import count_parameters
 from survey_lib.mechanics import gates
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
+from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.surgery import (
     apply_recipe,
     load_compressed,
@@ -32,9 +34,10 @@ from survey_lib.mechanics.surgery import (
     save_compressed,
 )
 from survey_lib.methods.closer_look import method, shapes
+from survey_lib.methods.sharing import for_steps
 from survey_lib.tasks.dense import dense_key, dense_net, seeded, shipped_net
 from survey_lib.tasks.task import Task, load_task
-from survey_lib.tasks.train import batches, evaluate, fit, make_optimizer
+from survey_lib.tasks.train import evaluate, fit
 
 DATA = ("fashion_mnist.npz",)
 
@@ -219,9 +222,13 @@ def task_of(cell: Cell) -> Task:
 
 def config_of(cell: Cell) -> method.Config:
     """Criterion and schedule of the cell's long run."""
-    return method.Config(
-        cell.criterion or cell.arm, interval=cell.interval, lr=cell.pruned_lr, beta=cell.beta
-    )
+    return method.Config(cell.criterion or cell.arm, interval=cell.interval, beta=cell.beta)
+
+
+def long_run(net: nn.Module, task: Task, graph: ChannelGraph, cell: Cell) -> Iterator[method.Stop]:
+    """The cell's long run of ``net``, at its rate."""
+    recipe = replace(task.training, lr=cell.pruned_lr)
+    return method.long_run(net, task, graph, config_of(cell), recipe, seeded(cell.seed, 1))
 
 
 def run(cell: Cell) -> dict[str, Any]:
@@ -261,7 +268,7 @@ def passed(
     graph = method.inside_blocks(trace_groups(net, task.example(1)))
     costs = Costs(graph, "params")
     left = sorted(marks, reverse=True)
-    for stop in method.long_run(net, task, graph, config_of(cell), seeded(cell.seed, 1)):
+    for stop in long_run(net, task, graph, cell):
         while left and costs(stop.kept) <= left[0] * costs.dense:
             yield left.pop(0), stop, apply_recipe(net, graph, stop.recipe).eval()
         if not left:
@@ -323,12 +330,9 @@ def longer(task: Task, cell: Cell) -> nn.Module:
     graph, _ = shapes.dense_costs(task)
     kept = fisher_widths(task, replace(cell, budget=SMALLEST))
     removed = sum(g.size for g in graph.groups) - sum(kept.values())
-    training = replace(task.training, lr=cell.pruned_lr)
-    order = batches(len(task.train), training.batch, seeded(cell.seed, 1))
-    method.train_interval(
-        net, task, replace(graph, groups=()), {}, make_optimizer(net, training), order,
-        cell.interval * (removed + 1),
-    )  # fmt: skip
+    level = replace(task.training, lr=cell.pruned_lr, schedule="constant")
+    recipe = for_steps(task, level, cell.interval * (removed + 1))
+    fit(net, task, recipe, generator=seeded(cell.seed, 1))
     return net
 
 
@@ -408,7 +412,7 @@ def walked(
     names = [g.name for g in graph.groups]
     macs, params = Costs(graph, "macs"), Costs(graph, "params")
     steps = []
-    for stop in method.long_run(net, task, graph, config_of(cell), seeded(cell.seed, 1)):
+    for stop in long_run(net, task, graph, cell):
         n = len(stop.removed)
         if note:
             note(n)
@@ -432,20 +436,20 @@ def walked(
             "order": order, "steps": steps}  # fmt: skip
 
 
-# ---- the statistic of each claim: one seed's records → a number; KeyError when an arm is missing
+# ---- the statistic of each claim: one seed's records → a number; MissingArm when an arm is missing
 
 
 def pick(rows: Sequence[Record], **wanted: Any) -> dict[str, Any]:
     """Numbers of the one record whose configuration has these values.
 
     Raises:
-        KeyError: there is none.
+        MissingArm: there is none.
         ValueError: there is more than one.
     """
     wanted = {"net": "resnet"} | wanted
     found = [r.numbers for r in rows if all(r.config[k] == v for k, v in wanted.items())]
     if not found:
-        raise KeyError(f"no record with {wanted}")
+        raise MissingArm(f"no record with {wanted}")
     if len(found) > 1:
         raise ValueError(f"{len(found)} records with {wanted}")
     return found[0]

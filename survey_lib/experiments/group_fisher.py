@@ -19,6 +19,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 from survey_lib.measure.macs import count_macs
 from survey_lib.measure.size import count_activations, count_parameters
@@ -222,15 +223,7 @@ def task_of(cell: Cell) -> Task:
 
 def config_of(cell: Cell) -> method.Config:
     """The method's settings in a cell."""
-    return method.Config(
-        per=cell.per,
-        alpha=cell.alpha,
-        coupled=cell.coupled,
-        d=cell.d,
-        lr=PRUNING_LR,
-        tune_epochs=TUNING_EPOCHS,
-        tune_lr=cell.lr,
-    )
+    return method.Config(per=cell.per, alpha=cell.alpha, coupled=cell.coupled, d=cell.d)
 
 
 def run(cell: Cell) -> dict[str, Any]:
@@ -246,9 +239,9 @@ def run(cell: Cell) -> dict[str, Any]:
             return measured(dense, task)
         case "l1" | "random":
             config = channel_baselines.Config(cell.arm, scope="local")
-            tuning = task.with_training(epochs=OPPONENT_EPOCHS, lr=cell.lr)
+            tuning = replace(task.training, epochs=OPPONENT_EPOCHS, lr=cell.lr)
             cut = channel_baselines.compress(
-                dense, tuning, Budget("macs", cell.to), config, generator=generator
+                dense, task, Budget("macs", cell.to), config, tuning=tuning, generator=generator
             )
             return measured(cut.model, task)
         case "ranking":
@@ -277,7 +270,8 @@ def along_the_path(
     costs = {k: Costs(graph, k) for k in ("macs", "activations", "params")}
     marks = [k for k in MARKS if k >= cell.to]
     numbers: dict[str, Any] = {"path": [], "removed": []}
-    steps = method.one_by_one(net, graph, task, config_of(cell), generator=generator)
+    meanwhile = replace(task.training, lr=PRUNING_LR)
+    steps = method.one_by_one(net, graph, task, config_of(cell), meanwhile, generator=generator)
     for removal in steps:
         numbers["removed"].append(f"{removal.group} {removal.unit}")
         share = costs["macs"](removal.kept) / costs["macs"].dense
@@ -376,20 +370,20 @@ def true_rises(
     return np.array(rises)
 
 
-# ---- the statistic of each claim: one seed's records → a number; KeyError when an arm is missing
+# ---- the statistic of each claim: one seed's records → a number; MissingArm when an arm is missing
 
 
 def pick(rows: Sequence[Record], **wanted: Any) -> dict[str, Any]:
     """Numbers of the one record whose configuration has these values.
 
     Raises:
-        KeyError: there is none.
+        MissingArm: there is none.
         ValueError: there is more than one.
     """
     wanted = {"net": "resnet"} | wanted
     found = [r.numbers for r in rows if all(r.config[k] == v for k, v in wanted.items())]
     if not found:
-        raise KeyError(f"no record with {wanted}")
+        raise MissingArm(f"no record with {wanted}")
     if len(found) > 1:
         raise ValueError(f"{len(found)} records with {wanted}")
     return found[0]

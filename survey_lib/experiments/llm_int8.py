@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 from survey_lib.measure.perplexity import window_losses
 from survey_lib.mechanics.decoder import decoder
@@ -452,20 +453,20 @@ def explored() -> dict[str, Any]:
     return {"settings": settings, "error": settings[-1]["error"]}
 
 
-# ---- the statistic of each claim: one seed's records → a number; KeyError when an arm is missing
+# ---- the statistic of each claim: one seed's records → a number; MissingArm when an arm is missing
 
 
 def pick(rows: Sequence[Record], **wanted: Any) -> dict[str, Any]:
     """Numbers of the one record whose configuration has these values, the cell's defaults else.
 
     Raises:
-        KeyError: there is none.
+        MissingArm: there is none.
     """
     config = asdict(Cell(**({"arm": "planted", "seed": 0} | wanted)))
     for row in rows:
         if all(row.config[k] == v for k, v in config.items() if k != "seed"):
             return row.numbers
-    raise KeyError(f"no record with {wanted}")
+    raise MissingArm(f"no record with {wanted}")
 
 
 def worst_decomposition_loss(rows: Sequence[Record]) -> float:

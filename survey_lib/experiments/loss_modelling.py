@@ -12,7 +12,7 @@ from other images.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import log
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 from survey_lib.mechanics.masks import keep_largest_global, prunable_weights
 from survey_lib.methods import loss_modelling as method
@@ -201,12 +202,12 @@ def run(cell: Cell) -> dict[str, Any]:
     net = copy.deepcopy(dense)
     masks, path = _masks(net, task, seen, cell)
     after = _measured(net, task, seen, others) if masks else before
-    recipe = task.with_training(epochs=cell.epochs, lr=cell.lr)
+    recipe = replace(task.training, epochs=cell.epochs, lr=cell.lr)
     generator = seeded(cell.seed, purpose=1)
     if not masks:
-        fit(net, recipe, generator=generator)
+        fit(net, task, recipe, generator=generator)
     elif cell.epochs:
-        method.tune(net, masks, recipe, generator=generator)
+        method.tune(net, masks, task, recipe, generator=generator)
     numbers: dict[str, Any] = {
         f"rise{'' if part == 'train' else '_' + part}": after[part]["loss"] - before[part]["loss"]
         for part in after
@@ -251,18 +252,18 @@ def _masks(
     return masks, {k: [round(values[i], 4) for i in at] for k, values in path.items()}
 
 
-# ---- the statistic of each claim: one seed's records → a number; KeyError when an arm is missing
+# ---- the statistic of each claim: one seed's records → a number; MissingArm when an arm is missing
 
 
 def runs(rows: Iterable[Record], **wanted: Any) -> list[Record]:
     """The records whose configuration has these values.
 
     Raises:
-        KeyError: there is none.
+        MissingArm: there is none.
     """
     found = [r for r in rows if all(r.config[k] == v for k, v in wanted.items())]
     if not found:
-        raise KeyError(f"no record with {wanted}")
+        raise MissingArm(f"no record with {wanted}")
     return found
 
 

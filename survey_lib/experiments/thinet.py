@@ -15,18 +15,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 from survey_lib.measure.macs import count_macs
 from survey_lib.measure.size import sizes
 from survey_lib.mechanics.graph import trace_groups
+from survey_lib.mechanics.scratch import from_scratch
 from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.methods.compressed import Compressed
+from survey_lib.methods.sharing import for_steps
 from survey_lib.methods.thinet import method, variants
 from survey_lib.methods.thinet.rows import Rows, calibration_images, sample_rows
 from survey_lib.methods.thinet.shares import kept_numbers, read_by_convolutions
 from survey_lib.tasks.dense import dense_net, seeded, shipped_net
-from survey_lib.tasks.task import Task, load_task
-from survey_lib.tasks.train import evaluate, fit
+from survey_lib.tasks.task import Task, Training, load_task
+from survey_lib.tasks.train import evaluate, fit, total_steps
 
 DATA = ("fashion_mnist.npz",)
 
@@ -226,17 +229,21 @@ def task_of(cell: Cell) -> Task:
     return task.with_training(epochs=cell.epochs, lr=cell.dense_lr, clip=CLIP)
 
 
-def config_of(cell: Cell, *, tune: bool) -> method.Config:
+def config_of(cell: Cell) -> method.Config:
     """ThiNet's settings in a cell."""
     return method.Config(
-        r=cell.r,
-        images=cell.images,
-        pairs=cell.pairs,
-        rescale=cell.arm != "no_scalars",
-        layer_epochs=LAYER_EPOCHS if tune else 0.0,
-        final_epochs=FINAL_EPOCHS if tune else 0.0,
-        lr=cell.lr,
+        r=cell.r, images=cell.images, pairs=cell.pairs, rescale=cell.arm != "no_scalars"
     )
+
+
+def tuning_of(task: Task, cell: Cell, layers: int) -> tuple[Training, float]:
+    """The tuning of a pruned net, and the share of it that is spent after the layers."""
+    each, final = (
+        total_steps(task, replace(task.training, epochs=e)) for e in (LAYER_EPOCHS, FINAL_EPOCHS)
+    )
+    whole = replace(task.training, lr=cell.lr)
+    steps = layers * each + final
+    return for_steps(task, whole, steps), layers * each / steps
 
 
 def run(cell: Cell) -> dict[str, Any]:
@@ -259,9 +266,13 @@ def run(cell: Cell) -> dict[str, Any]:
     cut = choose_and_prune(dense, task, cell, generator, tune=False)
     numbers: dict[str, Any] = {
         "accuracy_before": evaluate(cut.model, task.test, task)["accuracy"],
-        "reconstruction": float(np.mean([row["held_out"] for row in cut.table])),
-        "layers": {row["layer"]: [row["channels"], row["kept"]] for row in cut.table},
-        "held_out": {row["layer"]: row["held_out"] for row in cut.table},
+        "reconstruction": float(np.mean(cut.trace["held_out"])),
+        "layers": {
+            row["layer"]: [row["channels"], row["kept"]]
+            for row in cut.table
+            if row["layer"] in cut.recipe
+        },
+        "held_out": dict(zip(cut.trace["layer"], cut.trace["held_out"], strict=True)),
     }
     if cell.arm == "thinet":  # the same channels, each as it was
         plain = apply_recipe(dense, trace_groups(dense, task.example(1)), cut.recipe)
@@ -269,18 +280,22 @@ def run(cell: Cell) -> dict[str, Any]:
     if not cell.tune:
         return numbers | size_of(cut.model, task)
     tuned = choose_and_prune(dense, task, cell, seeded(cell.seed, 1), tune=True)
-    return numbers | measured(tuned.model, task) | {"steps": tuned.backward_passes}
+    return numbers | measured(tuned.model, task) | {"steps": tuned.steps}
 
 
 def choose_and_prune(
     dense: nn.Module, task: Task, cell: Cell, generator: torch.Generator, *, tune: bool
 ) -> Compressed:
     """One walk through the layers by the cell's way to choose."""
-    config = config_of(cell, tune=tune)
+    config, tuning = config_of(cell), None
+    if tune:
+        layers = read_by_convolutions(trace_groups(dense, task.example(1)))
+        tuning, between = tuning_of(task, cell, len(layers))
+        config = replace(config, between=between)
     if cell.arm in variants.CHOICES:
         other = variants.Config(cell.arm, config)
-        return variants.compress(dense, task, None, other, generator=generator)
-    return method.compress(dense, task, None, config, generator=generator)
+        return variants.compress(dense, task, None, other, tuning=tuning, generator=generator)
+    return method.compress(dense, task, None, config, tuning=tuning, generator=generator)
 
 
 def other_net(dense: nn.Module, task: Task, cell: Cell, generator: torch.Generator) -> Compressed:
@@ -294,27 +309,20 @@ def other_net(dense: nn.Module, task: Task, cell: Cell, generator: torch.Generat
     if cell.arm == "tiny":
         last = [g.name for g in graph.prunable if g.name.startswith("features.")][-1]
         ratios = (*((name, cell.r / 2) for name in layers), (last, cell.r))
-    config = replace(config_of(cell, tune=True), r=ratios)
+    tuning, between = tuning_of(task, cell, len(ratios))
+    config = replace(config_of(cell), r=ratios, between=between)
     classes = len(task.data.classes)
     return method.layer_by_layer(
-        dense, task, None, config, method.thinet(config.rescale), generator,
+        dense, task, None, config, method.thinet(config.rescale), tuning, generator,
         before_final=lambda net: variants.averaging_head(net, classes, generator),
     )  # fmt: skip
 
 
 def scratch(task: Task, cell: Cell, generator: torch.Generator) -> nn.Module:
     """The pruned shape from random weights, for as many epochs as pruned nets saw in all."""
-    shape = task.build(seeded(cell.seed))
-    graph = trace_groups(shape, task.example(1))
+    graph = trace_groups(task.build(seeded(cell.seed)), task.example(1))
     keep = kept_numbers(graph, None, cell.r)
-    small = apply_recipe(shape, graph, {n: list(range(k)) for n, k in keep.items()})
-    draw = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw from the global generator
-        torch.manual_seed(draw)
-        for module in small.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
+    small = from_scratch(task, keep, generator=generator, spread="own")
     epochs = cell.epochs + TUNING_EPOCHS
     fit(small, task.with_training(epochs=epochs, lr=cell.lr), generator=generator)
     return small
@@ -438,20 +446,20 @@ def cut_one_layer(
     }
 
 
-# ---- the statistic of each claim: one seed's records → a number; KeyError when an arm is missing
+# ---- the statistic of each claim: one seed's records → a number; MissingArm when an arm is missing
 
 
 def pick(rows: Sequence[Record], **wanted: Any) -> dict[str, Any]:
     """Numbers of the one record whose configuration has these values.
 
     Raises:
-        KeyError: there is none.
+        MissingArm: there is none.
         ValueError: there is more than one.
     """
     wanted = {"bn": False} | wanted
     found = [r.numbers for r in rows if all(r.config[k] == v for k, v in wanted.items())]
     if not found:
-        raise KeyError(f"no record with {wanted}")
+        raise MissingArm(f"no record with {wanted}")
     if len(found) > 1:
         raise ValueError(f"{len(found)} records with {wanted}")
     return found[0]

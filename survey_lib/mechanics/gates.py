@@ -85,6 +85,7 @@ class GateGradients:
         self.model = model
         self.graph = graph
         self.seen: dict[str, Tensor] = {}  # reader → (N, channels of its input)
+        self.roots: list[Tensor] = []  # readers' inputs behind which all weights are frozen
         self._handles: list = []
 
     def __enter__(self) -> "GateGradients":
@@ -101,12 +102,16 @@ class GateGradients:
     def clear(self) -> None:
         """Forget what was seen; passes add up otherwise."""
         self.seen.clear()
+        self.roots.clear()
 
     def _watch(self, path: str) -> Callable:
         def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
             x = args[0]
-            if not (x.requires_grad and torch.is_grad_enabled()):
+            if not torch.is_grad_enabled():
                 return None
+            if not x.requires_grad:  # all before it is frozen: the graph of gradients starts here
+                x = x.detach().requires_grad_()
+                self.roots.append(x)
             # several layers may read one tensor: each gets its own alias, hence its own gradient
             alias = x.view_as(x)
             values, linear = x.detach(), isinstance(module, nn.Linear)

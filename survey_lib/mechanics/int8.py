@@ -166,7 +166,8 @@ def product(a: Quantized, b: Quantized, sums: Tensor | None = None) -> Tensor:
         columns = columns + a.q.shape[1] * b.zero
         # the last three terms as one product of rank 2
         left = torch.cat([rows, a.zero.expand_as(rows)], 1)  # (m, 2)
-        c.addmm_(left, torch.cat([b.zero.expand_as(columns), columns], 0))
+        right = torch.cat([b.zero.expand_as(columns), columns], 0).to(c.dtype)  # (2, n)
+        c.addmm_(left, right)
     elif a.zero is not None or b.zero is not None:
         raise ValueError("int8 product: both matrices need a zero point, or neither")
     return c.div_(a.scale).div_(b.scale)

@@ -4,7 +4,8 @@ Units are removed in the order of their scores, lowest first, until the net cost
 budget. A step is one unit, or ``round_to`` units of one group.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import ceil
 
 import numpy as np
 import torch
@@ -113,6 +114,36 @@ def select(
             f"down to {path[-1] / costs.dense:.4g} is reachable"
         )
     return {graph.groups[g].name: sorted(int(u) for u in order[g][n:]) for g, n in taken.items()}
+
+
+def check_reach(graph: ChannelGraph, budget: Budget, least: np.ndarray, method: str) -> Costs:
+    """The costs of a net whose groups may shrink to ``least`` (groups,) units.
+
+    Raises:
+        BudgetNotMet: even then it exceeds the budget; says what is reachable.
+        ValueError: channels cannot be budgeted by this metric.
+    """
+    costs = Costs(graph, budget.metric)
+    share = costs(least) / costs.dense
+    if costs(least) > budget.keep * costs.dense:
+        raise BudgetNotMet(
+            f"{method}: {budget.metric}={budget.keep:.4g} is out of reach for {graph.model}; "
+            f"down to {ceil(1e4 * share) / 1e4:.4g} is reachable"
+        )
+    return costs
+
+
+def channels_table(graph: ChannelGraph, recipe: Mapping[str, Sequence[int]]) -> list[dict]:
+    """One row per prunable group: its units, and how many of them are kept."""
+    return [
+        {"layer": g.name, "channels": g.size, "kept": len(recipe.get(g.name, range(g.size)))}
+        for g in graph.prunable
+    ]
+
+
+def shrunk(graph: ChannelGraph, recipe: Recipe) -> Recipe:
+    """The recipe without the groups that lost nothing."""
+    return {name: units for name, units in recipe.items() if len(units) < graph[name].size}
 
 
 def _blocks(removable: int, size: int, round_to: int) -> list[int]:

@@ -105,9 +105,10 @@ def gate_gradients(
     """
     with evaluating(model), torch.enable_grad(), GateGradients(model, graph) as gates:
         value = loss(model(x), y)
-        # a weight of the net makes every layer's input require a gradient; it is not accumulated
-        torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad],
-                            allow_unused=True)  # fmt: skip
+        # every layer's input depends on a weight that may move, or is a root; nothing accumulates
+        free = [p for p in model.parameters() if p.requires_grad]
+        torch.autograd.grad(value, [*free, *gates.roots], allow_unused=True)
+    gates.roots.clear()
     for path in gates.seen:
         gates.seen[path] = gates.seen[path] * len(x)  # a mean over N divides by N
     return gates

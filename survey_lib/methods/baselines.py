@@ -1,10 +1,10 @@
 """Opponents every method must beat: random and one-shot magnitude pruning, then tuning.
 
-One-shot: all weights that have to go are cut at once from the net that is given; then the net
-trains on by the task's recipe with the masks fixed (Han et al. 2015, one round; key
-``han2015learning``). The random masks keep the same number of weights in each layer.
+One-shot: all weights that have to go are cut at once from the net that is given; then the whole
+tuning is spent with the masks fixed (Han et al. 2015, one round; key ``han2015learning``). The
+random masks keep the same number of weights in each layer.
 
-Cost: one training.
+Cost: the tuning.
 """
 
 import copy
@@ -15,11 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from survey_lib.mechanics.budget import Budget
-from survey_lib.mechanics.masks import prunable_weights
+from survey_lib.mechanics.masks import (
+    MaskedWeights,
+    final_sparsity,
+    fit_masked,
+    masks_table,
+    prunable_weights,
+)
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.to_prune_or_not import MaskedWeights, final_sparsity
-from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import training
+from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import History
 
 STEERS = "budget"
 KIND = "weights"
@@ -33,8 +38,6 @@ class Config:
     """``magnitude`` (smallest |w| first) or ``random``."""
     scope: str = "layerwise"
     """``layerwise`` or ``global``."""
-    tune: bool = True
-    """Train on after the cut."""
 
     def __post_init__(self) -> None:
         if self.criterion not in ("magnitude", "random"):
@@ -64,9 +67,18 @@ def compress(
     budget: Budget,
     config: Config = Config(),
     *,
+    tuning: Training | None,
     generator: torch.Generator,
 ) -> Compressed:
     """Cut a copy of ``model`` to the budget at once, then tune it.
+
+    Args:
+        model: the trained net.
+        task: data and loss.
+        budget: ``nonzeros``, of all parameters of the net.
+        config: what goes first.
+        tuning: spent after the cut; None trains nothing.
+        generator: draws random scores first, then the data order.
 
     Raises:
         BudgetNotMet: the spared layers alone exceed the budget.
@@ -74,23 +86,21 @@ def compress(
     start = perf_counter()
     model = copy.deepcopy(model)
     weights = prunable_weights(model)
-    s_f = final_sparsity(model, weights, budget)
+    s_f = final_sparsity(model, weights, budget, "baselines")
     random = config.criterion == "random"
     masked = _RandomScores(weights, generator) if random else MaskedWeights(weights)
     masked.prune_to(s_f, config.scope)
-    loss: list[float] = []
-    if config.tune:
-        for step in training(model, task, generator=generator):
-            masked.mask_gradients()
-            step.move()
-            masked.apply()
-            loss.append(step.loss)
+    spent = History()
+    if tuning:
+        spent = fit_masked(model, masked, task, tuning, generator=generator)
     return Compressed(
-        model,
-        [{"layer": k, "weights": m.numel(), "kept": int(m.sum())} for k, m in masked.masks.items()],
+        model.eval(),
+        masks_table(masked.masks),
         perf_counter() - start,
-        forward_passes=len(loss),
-        backward_passes=len(loss),
+        forward_passes=spent.steps,
+        backward_passes=spent.steps,
+        steps=spent.steps,
+        examples=spent.examples,
         masks=masked.masks,
-        trace={"loss": loss},
+        trace={"loss": spent.loss},
     )

@@ -14,25 +14,27 @@ One score for each unit of each group, all from one pass or none:
 
 Differs from the papers: they alternate removal and tuning; here all is removed at once.
 
-Cost: one pass over ``examples`` training examples for the last two, then one training.
+Cost: one pass over ``examples`` training examples for the last two, then the tuning.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.filters import bn_scale, filters
 from survey_lib.mechanics.graph import trace_groups
-from survey_lib.mechanics.groups import BATCH_NORM, ChannelGraph, ChannelGroup
-from survey_lib.mechanics.selection import ScoreError, select
+from survey_lib.mechanics.groups import ChannelGraph
+from survey_lib.mechanics.selection import channels_table, check_reach, select, shrunk
 from survey_lib.mechanics.statistics import fisher, taylor
 from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.methods.compressed import Compressed
-from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import fit
+from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import History, fit
 
 STEERS = "budget"
 KIND = "channels"
@@ -53,42 +55,12 @@ class Config:
     """Kept units of a group are a multiple of it."""
     examples: int = 1000
     """Training examples that ``taylor`` and ``fisher`` look at."""
-    tune: bool = True
-    """Train on after the removal, by the task's recipe."""
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
             raise ValueError(f"no criterion {self.criterion!r}; use one of {', '.join(CRITERIA)}")
         if self.examples < 1:
             raise ValueError(f"examples must be at least 1, got {self.examples}")
-
-
-def filters(model: nn.Module, group: ChannelGroup) -> Tensor:
-    """All weights that make each unit: (units, weights)."""
-    rows = []
-    for s in group.producers:
-        weight = getattr(model.get_submodule(s.module), s.tensor).detach()
-        at = torch.from_numpy(s.positions).to(weight.device)  # (units, k)
-        picked = weight.index_select(s.axis, at.flatten()).movedim(s.axis, 0)
-        rows.append(picked.reshape(group.size, -1))
-    return torch.cat(rows, 1)
-
-
-def bn_scale(model: nn.Module, group: ChannelGroup) -> Tensor:
-    """Mean |γ| over the batch norms that carry each unit: (units,).
-
-    Raises:
-        ScoreError: no batch norm carries this group.
-    """
-    found = []
-    for s in group.slices:
-        module = model.get_submodule(s.module)
-        if isinstance(module, BATCH_NORM) and s.tensor == "weight":
-            at = torch.from_numpy(s.positions).to(module.weight.device)
-            found.append(module.weight.detach().abs()[at].mean(1))
-    if not found:
-        raise ScoreError(f"{group.name}: no batch norm carries it; use another criterion")
-    return torch.stack(found).mean(0)
 
 
 def batches(task: Task, examples: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -123,15 +95,31 @@ def score(
             return fisher(model, graph, task.loss, data)
 
 
+def reach(graph: ChannelGraph, budget: Budget, config: Config) -> None:
+    """Raise BudgetNotMet for a budget that no choice of units meets."""
+    least = np.array([min(g.size, g.size if g.protected else config.round_to)
+                      for g in graph.groups])  # fmt: skip
+    check_reach(graph, budget, least, "channel_baselines")
+
+
 def compress(
     model: nn.Module,
     task: Task,
     budget: Budget,
     config: Config = Config(),
     *,
+    tuning: Training | None,
     generator: torch.Generator,
 ) -> Compressed:
     """Remove the lowest units of a copy of ``model`` until the budget is met, then tune it.
+
+    Args:
+        model: the trained net.
+        task: data and loss.
+        budget: ``macs``, ``params`` or ``activations`` to keep.
+        config: what is scored, and how scores are compared.
+        tuning: spent after the removal; None trains nothing.
+        generator: draws random scores first, then the data order.
 
     Raises:
         BudgetNotMet: the budget is out of reach without emptying a layer.
@@ -142,21 +130,22 @@ def compress(
     looked = passes if config.criterion in ("taylor", "fisher") else 0
     example = task.example(1).to(next(model.parameters()).device)
     graph = trace_groups(model, example)
+    reach(graph, budget, config)
     scores = score(model, graph, task, config, generator=generator)
     recipe = select(
         graph, scores, budget, scope=config.scope, per=config.per, round_to=config.round_to
     )
-    small = apply_recipe(model, graph, recipe)
-    loss: list[float] = []
-    if config.tune:
-        loss = fit(small, task, generator=generator).loss
+    recipe = shrunk(graph, recipe)
+    small = apply_recipe(model, graph, recipe).eval()
+    spent = fit(small, task, tuning, generator=generator) if tuning else History()
     return Compressed(
         small,
-        [{"layer": g.name, "channels": g.size, "kept": len(recipe.get(g.name, range(g.size)))}
-         for g in graph.prunable],
+        channels_table(graph, recipe),
         perf_counter() - start,
-        forward_passes=len(loss) + looked,
-        backward_passes=len(loss) + looked,
+        forward_passes=spent.steps + looked,
+        backward_passes=spent.steps + looked,
+        steps=spent.steps,
+        examples=spent.examples,
         recipe=recipe,
-        trace={"loss": loss},
-    )  # fmt: skip
+        trace={"loss": spent.loss},
+    )

@@ -17,25 +17,32 @@ because the formula printed in the paper prunes almost everything at once
 the authors keep the epoch that is best on validation.
 
 Cost: :math:`\pi + 1` forward and backward passes over the 1,000 images; OBD and QM add a forward
-pass and a backward pass per class each step. Then one training.
+pass and a backward pass per class each step. Then the tuning.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 
-from survey_lib.mechanics.budget import Budget, BudgetNotMet
+from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.curvature import ggn_diagonal
-from survey_lib.mechanics.masks import keep_largest, prunable_weights
+from survey_lib.mechanics.masks import (
+    MaskedWeights,
+    final_sparsity,
+    fit_masked,
+    keep_largest,
+    masks_table,
+    prunable_weights,
+)
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.to_prune_or_not import MaskedWeights
 from survey_lib.tasks.data import Split
-from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import training
+from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import History
 
 STEERS = "budget"
 KIND = "weights"
@@ -60,8 +67,6 @@ class Config:
     """``geometric`` (an equal share of the survivors each step) or ``linear``."""
     examples: int = 1000
     """Training images the model of the loss is made from."""
-    tune: bool = True
-    """Train on after pruning, masks fixed."""
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
@@ -170,19 +175,31 @@ def _alive(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor
     return torch.cat([tensors[name][mask] for name, mask in masks.items()])
 
 
+@contextmanager
+def _all_free(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Frozen weights have a gradient too, here: being frozen is no reason to stay."""
+    frozen = [w for w in weights.values() if not w.requires_grad]
+    try:
+        for w in frozen:
+            w.requires_grad_()
+        yield
+    finally:
+        for w in frozen:
+            w.requires_grad_(False)
+
+
 def tune(
-    model: nn.Module, masks: Mapping[str, Tensor], task: Task, *, generator: torch.Generator
-) -> list[float]:
-    """Train ``model`` by the task's recipe, masked weights held at zero; the loss of each step."""
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    task: Task,
+    recipe: Training,
+    *,
+    generator: torch.Generator,
+) -> History:
+    """Train ``model`` in place, masked weights held at zero."""
     masked = MaskedWeights(prunable_weights(model, spare_first_conv=False), readmit=False)
     masked.set(dict(masks))
-    losses = []
-    for step in training(model, task, generator=generator):
-        masked.mask_gradients()
-        step.move()
-        masked.apply()
-        losses.append(step.loss)
-    return losses
+    return fit_masked(model, masked, task, recipe, generator=generator)
 
 
 def saliency_images(task: Task, examples: int, generator: torch.Generator) -> tuple[Split, Split]:
@@ -193,40 +210,23 @@ def saliency_images(task: Task, examples: int, generator: torch.Generator) -> tu
     return Split(x[seen], y[seen]), Split(x[rest], y[rest])
 
 
-def share_removed(model: nn.Module, budget: Budget) -> float:
-    """The κ of the prunable weights at which the net keeps ``budget.keep`` of its parameters.
-
-    Raises:
-        BudgetNotMet: biases and normalisation alone hold more than the budget.
-    """
-    if budget.metric != "nonzeros":
-        raise ValueError(f"loss_modelling removes weights: give nonzeros=…, not {budget.metric}=…")
-    total = sum(p.numel() for p in model.parameters())
-    prunable = sum(w.numel() for w in prunable_weights(model, spare_first_conv=False).values())
-    kappa = (1 - budget.keep) * total / prunable
-    if kappa >= 1:
-        raise BudgetNotMet(
-            f"loss_modelling: keeping {budget.keep:.4g} of {total} parameters would empty every "
-            f"layer; more than {(total - prunable) / total:.4g} is reachable"
-        )
-    return kappa
-
-
 def compress(
     model: nn.Module,
     task: Task,
     budget: Budget,
     config: Config = Config(),
     *,
+    tuning: Training | None,
     generator: torch.Generator,
 ) -> Compressed:
-    """Prune a copy of a trained ``model`` to the budget, then tune it by the task's recipe.
+    """Prune a copy of a trained ``model`` to the budget, then tune it.
 
     Args:
         model: the trained net.
-        task: its data, its loss, and the recipe of the tuning.
+        task: its data and its loss.
         budget: ``nonzeros``, of all parameters.
         config: criterion, π, λ and the rest.
+        tuning: spent after the last pruning step; None trains nothing.
         generator: draws the images first, then the data order of the tuning.
 
     Raises:
@@ -234,18 +234,24 @@ def compress(
     """
     start = perf_counter()
     model = copy.deepcopy(model)
-    kappa = share_removed(model, budget)
+    weights = prunable_weights(model, spare_first_conv=False)
+    kappa = final_sparsity(model, weights, budget, "loss_modelling")
     images, _ = saliency_images(task, config.examples, generator)
-    masks, path = prune(model, task, images, kappa, config)
+    with _all_free(weights):
+        masks, path = prune(model, task, images, kappa, config)
     batches = -(-len(images) // BATCH)
     curved = config.pi if config.criterion in ("OBD", "QM") else 0
-    loss = tune(model, masks, task, generator=generator) if config.tune else []
+    spent = History()
+    if tuning:
+        spent = tune(model, masks, task, tuning, generator=generator)
     return Compressed(
-        model,
-        [{"layer": k, "weights": m.numel(), "kept": int(m.sum())} for k, m in masks.items()],
+        model.eval(),
+        masks_table(masks),
         perf_counter() - start,
-        forward_passes=batches * (config.pi + 1 + curved) + len(loss),
-        backward_passes=batches * (config.pi + 1 + curved * len(task.data.classes)) + len(loss),
+        forward_passes=batches * (config.pi + 1 + curved) + spent.steps,
+        backward_passes=batches * (config.pi + 1 + curved * len(task.data.classes)) + spent.steps,
+        steps=spent.steps,
+        examples=spent.examples,
         masks=masks,
-        trace=path | {"tuning": loss},
+        trace=path | {"tuning": spent.loss},
     )

@@ -2,7 +2,8 @@ r"""Gradual magnitude pruning (Zhu & Gupta 2017, bibliography key ``zhu2017prune
 
 Every :math:`\Delta t` training steps the smallest weights of each layer are masked until the
 layer's sparsity equals :math:`s_t`, which rises by a cubic law (equation 1) from :math:`s_i` to
-:math:`s_f`; then the masks stay and training goes on. The net trains on all the while.
+:math:`s_f`; then the masks stay and training goes on. The net trains on all the while,
+by the one recipe that is given.
 
 Faithful: the law, magnitude per layer with the same :math:`s_t` in every pruned layer, masks that
 are recomputed from all weights (a masked weight keeps its last value and returns when a survivor
@@ -22,12 +23,17 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from survey_lib.mechanics.budget import Budget, BudgetNotMet
-from survey_lib.mechanics.masks import keep_largest, keep_largest_global, prunable_weights
+from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.masks import (
+    MaskedWeights,
+    final_sparsity,
+    masks_table,
+    prunable_weights,
+)
 from survey_lib.methods.compressed import Compressed
-from survey_lib.tasks.task import Task
+from survey_lib.tasks.task import Task, Training
 from survey_lib.tasks.train import total_steps, training
 
 STEERS = "budget"
@@ -88,99 +94,24 @@ def update_steps(config: Config, steps: int) -> dict[int, float]:
     }
 
 
-class MaskedWeights:
-    """The masks M of a net's prunable weights W; the net computes with M ⊙ W.
-
-    The net's own parameters hold M ⊙ W. ``held`` keeps the last value of masked entries, from
-    which a later update may readmit them.
-    """
-
-    def __init__(self, weights: dict[str, Tensor], readmit: bool = True):
-        self.weights = weights
-        self.masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-        self.held = {name: torch.zeros_like(w) for name, w in weights.items()}
-        self.readmit = readmit
-        self.readmitted = 0
-
-    def magnitudes(self) -> dict[str, Tensor]:
-        """|W| by name, masked entries with the value they had when they were cut."""
-        return {
-            name: torch.where(self.masks[name], w, self.held[name]).detach().abs()
-            for name, w in self.weights.items()
-        }
-
-    @torch.no_grad()
-    def set(self, masks: dict[str, Tensor]) -> None:
-        """Cut what the new masks cut, bring back what they readmit."""
-        for name, w in self.weights.items():
-            old, new = self.masks[name], masks[name]
-            full = torch.where(old, w, self.held[name])
-            self.readmitted += int((new & ~old).sum())
-            self.held[name] = full * ~new if self.readmit else torch.zeros_like(w)
-            w.copy_(full * new)
-            self.masks[name] = new
-
-    def prune_to(self, s_t: float, scope: str) -> None:
-        """Sort |W|, mask the smallest until each layer's (or the net's) sparsity is s_t.
-
-        Exactly round(s_t · N) of N entries are masked.
-        """
-        size = self.magnitudes()
-        if scope == "global":
-            total = sum(s.numel() for s in size.values())
-            self.set(keep_largest_global(size, total - round(s_t * total)))
-        else:
-            self.set({k: keep_largest(s, s.numel() - round(s_t * s.numel()))
-                      for k, s in size.items()})  # fmt: skip
-
-    @torch.no_grad()
-    def mask_gradients(self) -> None:
-        """∂L/∂W = M ⊙ ∂L/∂(M ⊙ W): masked weights get no gradient."""
-        for name, w in self.weights.items():
-            if w.grad is not None:
-                w.grad.mul_(self.masks[name])
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        """Undo what momentum or weight decay did to masked weights."""
-        for name, w in self.weights.items():
-            w.mul_(self.masks[name])
-
-
-def final_sparsity(model: nn.Module, weights: dict[str, Tensor], budget: Budget) -> float:
-    """The s_f of the pruned layers at which the whole net keeps ``budget.keep`` of its parameters.
-
-    Raises:
-        BudgetNotMet: the layers that are spared alone hold more than the budget.
-    """
-    if budget.metric != "nonzeros":
-        raise ValueError(f"to_prune_or_not removes weights: give nonzeros=…, not {budget.metric}=…")
-    total = sum(p.numel() for p in model.parameters())
-    pruned = sum(w.numel() for w in weights.values())
-    s_f = (1 - budget.keep) * total / pruned
-    if s_f >= 1:
-        raise BudgetNotMet(
-            f"to_prune_or_not: keeping {budget.keep:.4g} of {total} parameters would empty every "
-            f"pruned layer; more than {(total - pruned) / total:.4g} is reachable"
-        )
-    return s_f
-
-
 def compress(
     model: nn.Module,
     task: Task,
     budget: Budget,
     config: Config = Config(),
     *,
+    tuning: Training | None,
     generator: torch.Generator,
 ) -> Compressed:
-    """Train a copy of ``model`` by the task's recipe and prune it on the way.
+    """Train a copy of ``model`` by ``tuning`` and prune it on the way.
 
     Args:
         model: where to start from: a fresh net, or a trained one.
-        task: data and training recipe (all of its steps are made).
+        task: data and loss.
         budget: ``nonzeros``, of all parameters of the net.
         config: the schedule.
+        tuning: the training that is pruned in; all of its steps are made. None cuts at once, by
+            the weights as they are, and trains nothing.
         generator: draws the data order.
 
     Returns:
@@ -196,7 +127,8 @@ def compress(
     if config.s_i > s_f:
         raise ValueError(f"s_i = {config.s_i} exceeds the final sparsity {s_f:.4g}")
     masked = MaskedWeights(weights, config.readmit)
-    updates = update_steps(config, total_steps(task))
+    # without a training there is nothing to be gradual in: the end of the law, at once
+    updates = update_steps(config, total_steps(task, tuning)) if tuning else {0: 1.0}
     trace: dict[str, list[float]] = {"step": [], "sparsity": [], "readmitted": []}
 
     def update(number: int) -> None:  # the masks of step ``number``, before its forward pass
@@ -207,20 +139,24 @@ def compress(
                 trace[key].append(value)
 
     losses: list[float] = []
+    examples = 0
     update(0)
-    for step in training(model, task, generator=generator):
+    for step in training(model, task, tuning, generator=generator) if tuning else ():
         masked.mask_gradients()
         step.move()
         masked.apply()
         losses.append(step.loss)
+        examples += step.examples
         update(step.number + 1)
     steps = len(losses)
     return Compressed(
-        model,
-        [{"layer": k, "weights": m.numel(), "kept": int(m.sum())} for k, m in masked.masks.items()],
+        model.eval(),
+        masks_table(masked.masks),
         perf_counter() - start,
         forward_passes=steps,
         backward_passes=steps,
+        steps=steps,
+        examples=examples,
         masks=masked.masks,
         trace=trace | {"loss": losses},
     )

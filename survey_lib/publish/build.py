@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from survey_lib import closure, files
-from survey_lib.publish import check, execute, layout, stage
+from survey_lib.publish import cache_key, execute, layout, shown, stage
+from survey_lib.publish.check_numbers import check_numbers
+from survey_lib.publish.check_site import check_site
+from survey_lib.publish.findings import report
 from survey_lib.publish.layout import PublishError
 
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "vl-convert-python")
@@ -51,7 +54,7 @@ def build(
 
 def _explain(profile: str, slugs: Sequence[str] | None) -> int:
     for slug in layout.slugs() if slugs is None else slugs:
-        print(f"{slug}: {', '.join(execute.explain(slug, profile))}")
+        print(f"{slug}: {', '.join(cache_key.explain(slug, profile))}")
     return 0
 
 
@@ -67,9 +70,9 @@ def _build(profile: str, jobs: int | None, slugs: Sequence[str] | None) -> int:
         _state_file().unlink(missing_ok=True)
         stage.stage(unbuilt)
         render()
-        findings = check.check_numbers() + check.check_site(unbuilt)
+        findings = check_numbers() + check_site(unbuilt)
         if findings:
-            print(check.report(findings), file=sys.stderr)
+            print(report(findings), file=sys.stderr)
             print(f"error: the book has {len(findings)} findings", file=sys.stderr)
             return 1
         rendered = "pages rendered and checked"
@@ -188,7 +191,7 @@ def _never_executed(failed: dict[str, str]) -> dict[str, str]:
     for slug in layout.slugs():
         if slug not in failed:
             try:
-                stage.staged_notebook(slug)
+                shown.staged_notebook(slug)
             except PublishError as error:
                 found[slug] = str(error)
     return found

@@ -6,18 +6,27 @@ escaped: it may hold a ``<script>``, and the page then shows the word.
 
 import html
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
-from survey_lib.cards.card import GROUPS, Card, CardError, Claim, Reported, read_card, received
+from survey_lib.cards.card import GROUPS, Card, Claim, Reported, disputes
 from survey_lib.evidence.verdicts import NOT_TESTED, SIGNS, Verdict
-from survey_lib.publish.layout import PAPERS, PublishError
-from survey_lib.show.markup import LIVE_STYLE, anchor, claim_name, escape, link, region_words
-from survey_lib.show.page import paper_facts
+from survey_lib.publish.disputes import Judged, told
+from survey_lib.publish.layout import PublishError
+from survey_lib.show import tables
+from survey_lib.show.claims import (
+    claim_row,
+    claims_table,
+    of_the_paper,
+    paper_name,
+    signed_word,
+    small,
+)
+from survey_lib.show.markup import LIVE_STYLE, anchor, escape, link
+from survey_lib.show.page import corrections, paper_facts, received_text
 
-FOLDER = PAPERS
-"""Where :func:`papers_markdown` belongs on the stage; its links are made for that place."""
 MAP = "<!-- survey: map -->"
 SCOREBOARD = "<!-- survey: scoreboard -->"
 
@@ -90,10 +99,11 @@ def _map_item(card: Card, is_built: bool) -> str:
 def scoreboard_markdown(verdicts_by_slug: Mapping[str, Sequence[Verdict]]) -> str:
     """How many claims hold: totals, then a row for each chapter with a sign for each claim.
 
-    Every sign links to the claim's row in the chapter's table of verdicts; links are relative to
-    a page in ``book/``.
+    The papers' own claims are counted; the others are named apart and have no sign. Every sign
+    links to the claim's row in the chapter's table of verdicts; links are relative to a page in
+    ``book/``.
     """
-    shown = {slug: found for slug, found in verdicts_by_slug.items() if found}
+    shown = {slug: of_the_paper(found) for slug, found in verdicts_by_slug.items() if found}
     if not shown:
         return "No chapter has verdicts yet.\n"
     words = [verdict.word for found in shown.values() for verdict in found]
@@ -105,6 +115,10 @@ def scoreboard_markdown(verdicts_by_slug: Mapping[str, Sequence[Verdict]]) -> st
     )
     chapters = "1 chapter" if len(shown) == 1 else f"{len(shown)} chapters"
     claims = "1 claim" if len(words) == 1 else f"{len(words)} claims"
+    kinds = Counter(v.claim.kind for found in verdicts_by_slug.values() for v in found)
+    apart = [f"{kinds['ours']} of ours"] * bool(kinds["ours"])
+    apart += [f"{kinds['arithmetic']} by arithmetic"] * bool(kinds["arithmetic"])
+    told = f"<p>Judged too, and not counted: {' and '.join(apart)}.</p>\n" if apart else ""
     head = "".join(
         f'<th scope="col"{kind}>{label}</th>'
         for label, kind in [
@@ -124,8 +138,8 @@ def scoreboard_markdown(verdicts_by_slug: Mapping[str, Sequence[Verdict]]) -> st
     rows = "\n".join(_score_row(slug, found) for slug, found in shown.items())
     return (
         '<div class="survey survey-scoreboard">\n'
-        f"<p><strong>{claims} of {chapters}:</strong></p>\n"
-        f'<ul class="survey-totals">{totals}</ul>\n'
+        f"<p><strong>{claims} of the papers in {chapters}:</strong></p>\n"
+        f'<ul class="survey-totals">{totals}</ul>\n{told}'
         '<div class="survey-scroll" role="group" tabindex="0" aria-label="Verdicts by chapter">'
         '<table class="survey-table"><caption><span>Each sign is one claim and leads to its row '
         "in the chapter.</span></caption>\n"
@@ -139,17 +153,17 @@ def _score_row(slug: str, found: Sequence[Verdict]) -> str:
         f'<li class="{anchor(v.word)}"><a class="word" '
         f'href="../notebooks/{slug}.html#verdict-{anchor(v.claim.id)}" '
         f'title="{escape(v.claim.sentence)}" '
-        f'aria-label="{v.word}: {escape(claim_name(v.claim.id))}">{v.sign}</a></li>'
+        f'aria-label="{v.word}: {escape(v.claim.title)}">{v.sign}</a></li>'
         for v in sorted(found, key=lambda v: list(SIGNS).index(v.word))
     )
-    title = link(f"../notebooks/{slug}.html", read_card(slug).title.split(":")[0])
+    title = link(f"../notebooks/{slug}.html", paper_name(slug))
     return (
         f'<tr><th scope="row">{title}</th>{counts}'
         f'<td><ul class="survey-signs">{signs}</ul></td></tr>'
     )
 
 
-def papers_markdown(card: Card, built: Collection[str] = ()) -> str:
+def papers_markdown(card: Card, judged: Judged | None = None) -> str:
     """The page of a paper that has no chapter yet, as Markdown for ``book/papers/<slug>.md``.
 
     It holds the gist, the facts, the reported tables with a † on digits that could not be checked,
@@ -157,7 +171,7 @@ def papers_markdown(card: Card, built: Collection[str] = ()) -> str:
 
     Args:
         card: the paper.
-        built: slugs with a chapter; a disputed claim of one of these links to its verdict.
+        judged: verdicts of the book's chapters; a claim that one of these disputes says so.
     """
     tables = "\n\n".join(_reported(table) for table in card.reported)
     return (
@@ -171,7 +185,7 @@ def papers_markdown(card: Card, built: Collection[str] = ()) -> str:
         f"## Claims, as rules\n\n"
         "Each line was written before anything was run. [How to read a verdict]"
         "(../how_to_read.md) explains the rules.\n\n"
-        f"{_claims(card, built)}\n\n"
+        f"{_claims(card, judged or {})}\n\n"
         f"## The card as received\n\n{_received(card)}\n"
     )
 
@@ -182,8 +196,6 @@ def markdown(text: str) -> str:
 
 
 def _reported(table: Reported) -> str:
-    from survey_lib.show import tables
-
     unsure = list(table.columns) if "all" in table.unverified else list(table.unverified)
     notes = [f"Source: {table.source}."]
     if unsure:
@@ -209,84 +221,44 @@ def _decimals(value: float) -> int:
     return 0 if float(value).is_integer() or pd.isna(value) else len(repr(value).split(".")[1])
 
 
-def _claims(card: Card, built: Collection[str]) -> str:
+def _claims(card: Card, judged: Judged) -> str:
     if not card.claims:
         return "The card holds no claim yet."
-    head = "".join(
-        f'<th scope="col" role="columnheader">{words}</th>'
-        for words in ("The paper says", "It holds here if", "Expected", "Verdict")
+    rows = [_claim_row(card.slug, claim, judged) for claim in card.claims]
+    caption = "The claims of this paper, none of them run yet."
+    return claims_table(rows, caption, third="Expected", more="survey-planned")
+
+
+def _claim_row(slug: str, claim: Claim, judged: Judged) -> str:
+    word = signed_word(NOT_TESTED) if claim.not_tested else "planned"
+    note = small("one run decides") if claim.deterministic else ""
+    others = disputes(slug, claim)
+    return claim_row(
+        claim,
+        NOT_TESTED,
+        escape(claim.expected),
+        f'<span class="word">{word}</span>{small(escape(claim.not_tested))}{note}',
+        ident=f"claim-{anchor(claim.id)}",
+        notes=[small(f"disputed by {told(other, judged, 'papers')}") for other in others],
+        label="Expected",
     )
-    rows = "\n".join(_claim_row(claim, built) for claim in card.claims)
-    return (
-        '<div class="survey survey-verdicts survey-planned"><table role="table">'
-        "<caption><span>The claims of this paper, none of them run yet.</span></caption>\n"
-        f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
-        f'<tbody role="rowgroup">\n{rows}\n</tbody></table></div>'
-    )
-
-
-def _claim_row(claim: Claim, built: Collection[str]) -> str:
-    if claim.not_tested:
-        word, rule = f"{SIGNS[NOT_TESTED]} {NOT_TESTED}", "no rule"
-        note = f'<span class="survey-small">{escape(claim.not_tested)}</span>'
-    else:
-        word, note = "planned", ""
-        rule = region_words(claim.region, escape(claim.unit))
-    if claim.deterministic:
-        note += '<span class="survey-small">one run decides</span>'
-    disputed = "".join(
-        f'<span class="survey-small">disputes {dispute_link(other, built, "")}</span>'
-        for other in claim.disputes
-    )
-    return (
-        f'<tr role="row" id="claim-{anchor(claim.id)}" class="not-tested-here">'
-        f'<th scope="row" role="rowheader">{escape(claim.sentence)}'
-        f'<span class="survey-small">{escape(claim.where)}</span></th>'
-        '<td role="cell" data-label="It holds here if">'
-        f'<span class="region">{rule}</span>'
-        f'<span class="survey-small">{escape(claim.measures)}</span></td>'
-        f'<td role="cell" data-label="Expected">{escape(claim.expected)}{disputed}</td>'
-        f'<td role="cell" data-label="Verdict"><span class="word">{word}</span>{note}</td></tr>'
-    )
-
-
-def dispute_link(other: str, built: Collection[str], papers: str = "papers/") -> str:
-    """A disputed claim (``slug/claim-id``) as a link to its verdict, or to its rule while planned.
-
-    Args:
-        other: the claim.
-        built: slugs with a chapter.
-        papers: where the pages of papers lie, seen from the page that holds the link: ``papers/``
-            for a page in ``book/``, empty for a page among them.
-    """
-    slug, claim_id = other.split("/")
-    try:
-        words = f"{read_card(slug).title.split(':')[0]}: {claim_name(claim_id)}"
-    except CardError:
-        return escape(other)
-    if slug in built:
-        up = "../" if papers else "../../"
-        return link(f"{up}notebooks/{slug}.html#verdict-{anchor(claim_id)}", words)
-    return link(f"{papers}{slug}.html#claim-{anchor(claim_id)}", words)
 
 
 def _received(card: Card) -> str:
-    corrected = "".join(f"<li>{escape(sentence)}</li>" for sentence in card.corrections)
-    told = (
-        f"<p>What this page says otherwise, and why:</p><ul>{corrected}</ul>"
-        if corrected
+    text = received_text(card.slug)
+    if not text:
+        return "This paper joined the survey later, so there is no card to compare with."
+    changes = (
+        f"<p>What this page says otherwise, and why:</p>{corrections(card)}"
+        if card.corrections
         else "<p>Nothing in it had to be corrected.</p>"
     )
-    try:
-        text = received(card.slug)
-    except CardError:
-        return "This paper joined the survey later, so there is no card to compare with."
     # a blank line would end the block of HTML, so line ends are written as characters
     lines = escape(text.strip()).replace("\n", "&#10;")
     return _block(
         '<div class="survey survey-received"><details><summary>The survey’s text, word for word'
         f' (its pictures are left out)</summary><pre tabindex="0">{lines}</pre></details>'
-        f"{told}</div>"
+        f"{changes}</div>"
     )
 
 

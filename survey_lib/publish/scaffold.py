@@ -1,15 +1,13 @@
 """Draft a new chapter: every file a paper needs, so that only the paper is left to write.
 
 The draft runs from its first cell to its last: the opponents of every method are there already,
-and only the paper's own ``compress`` is missing. :func:`missing` says what a finished chapter
-still lacks.
+and only the paper's own ``compress`` is missing.
 """
 
 import re
 import textwrap
-import unicodedata
-from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -20,12 +18,11 @@ from survey_lib import files
 from survey_lib.cards.card import GROUPS, Card, parse_card
 from survey_lib.publish import layout, setup_cell
 from survey_lib.publish.layout import PublishError
-from survey_lib.show.page import method_file
+from survey_lib.publish.survey_file import Section, choose, read_survey, squeezed, without_accents
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DRAFT = "Draft:"
 """Begins every sentence of a draft that its author still has to write."""
-LEAST_CLAIMS = 3
 
 # group of a card → KIND of its method, and what its budget counts
 KINDS: dict[str, tuple[str, str]] = dict(
@@ -35,27 +32,6 @@ KINDS: dict[str, tuple[str, str]] = dict(
         strict=True,
     )
 )
-
-
-@dataclass(frozen=True)
-class Section:
-    """One paper as a survey file has it."""
-
-    title: str
-    """Empty where the form's name was left as it came."""
-    year: int | None
-    authors: tuple[str, ...]
-    gist: str
-    tags: tuple[str, ...]
-    text: str
-    """The section as received, pictures replaced by their names."""
-    line: int
-    """Where it starts in the file, from 1."""
-
-    @property
-    def blank(self) -> bool:
-        """True for a form that nobody filled in."""
-        return not (self.title or self.year or self.authors or self.gist or self.tags)
 
 
 def new_chapter(
@@ -118,7 +94,8 @@ def new_chapter(
             )
     words = _words(card)
     for name, path in new.items():
-        texts[path] = _notebook(words, root) if name == "notebook" else _filled(name, words)
+        is_page = name == "notebook"
+        texts[path] = _notebook(words, root, card.extras) if is_page else _filled(name, words)
     entries = _entries(root, card)
     _write_all(texts, entries)
     if card_file not in texts:
@@ -130,197 +107,10 @@ def _refuse_twin(card: Card, root: Path) -> None:
     """Raise PublishError when another card is of the same paper."""
     for path in sorted((root / "survey_lib" / "cards").glob("*.md")):
         other = parse_card(path.read_text(encoding="utf-8"), path.name)
-        if _squeezed(other.title).casefold() == _squeezed(card.title).casefold():
+        if squeezed(other.title).casefold() == squeezed(card.title).casefold():
             raise PublishError(
                 f"{_name(path, root)} is of this paper already; run survey new {path.stem}"
             )
-
-
-def missing(slug: str, root: Path | None = None) -> list[str]:
-    """What a chapter still lacks to be a finished one, a sentence each; looks at files only."""
-    root = root or layout.root()
-    package, tests = root / "survey_lib", root / "tests"
-    card_file = package / "cards" / f"{slug}.md"
-    if not card_file.exists():
-        return [f"survey_lib/cards/{slug}.md: there is no card; write it, or survey new {slug}"]
-    text = card_file.read_text(encoding="utf-8")
-    found = _missing_in_card(parse_card(text, card_file.name, slug), text, root)
-    path = method_file(slug, package)
-    method, name = _read(path), _name(path, root)
-    if not method:
-        found.append(f"{name}: write the method, or survey new {slug}")
-    elif re.search(r"^DRAFT\b", method, re.MULTILINE):
-        found.append(
-            f"{name}: write Config and compress from the paper, then take "
-            "out DRAFT (and its mention in the experiment and the tests)"
-        )
-    if "tests.oracles" not in _read(tests / "methods" / f"test_{slug}.py"):
-        found.append(
-            f"tests/oracles: write a slow, literal twin of the paper's formulas and use it in "
-            f"tests/methods/test_{slug}.py, with the paper's hand-computed cases"
-        )
-    if not re.search(rf"[\"'\s.]{slug}[\"',\s]", _read(tests / "test_battery.py")):
-        found.append("tests/test_battery.py: add the method to the battery's cases")
-    tunes = '"tune": list,' not in _read(package / "experiments" / f"{slug}.py")  # else no grid
-    for profile, why in (("tune", "learning rates chosen on validation"), ("study", "the study")):
-        there = (root / "results" / profile / f"{slug}.jsonl").exists()
-        if not there and (tunes or profile == "study"):
-            found.append(
-                f"results/{profile}/{slug}.jsonl: {why}; survey run {slug} --profile {profile}"
-            )
-    explorer = _read(package / "show" / "explorers" / f"{slug}.py")
-    if not explorer or explorer.startswith(f'"""{DRAFT}'):
-        found.append(
-            f"survey_lib/show/explorers/{slug}.py: let the reader move what is particular to this "
-            "paper, and say so in its first line"
-        )
-    return found + _missing_in_notebook(slug, root)
-
-
-def _missing_in_card(card: Card, text: str, root: Path) -> list[str]:
-    name = f"survey_lib/cards/{card.slug}.md"
-    found = []
-    if len(card.claims) < LEAST_CLAIMS:
-        found.append(
-            f"{name}: {len(card.claims)} claims; write at least {LEAST_CLAIMS} as decision rules, "
-            "and commit them before the study runs"
-        )
-    if not card.reported:
-        found.append(f"{name}: copy the numbers of the paper's main table into reported")
-    drafts = re.findall(rf"^(\w+): ['\"]?{DRAFT}", text, re.MULTILINE)
-    if drafts:
-        found.append(f"{name}: write {', '.join(drafts)}")
-    facts = [field for field in ("arxiv", "doi") if not getattr(card, field)]
-    if len(facts) == 2:
-        found.append(f"{name}: give the paper's arXiv number or DOI, and its code if it has any")
-    received = _read(root / "survey_lib" / "cards" / "received" / f"{card.slug}.md")
-    received = re.sub(r"\[image left out: [^]]*\]", "", received)
-    if _squeezed(card.gist) in _squeezed(received):
-        found.append(f"{name}: tell the gist in your own words; it is still the survey's")
-    return found
-
-
-def _missing_in_notebook(slug: str, root: Path) -> list[str]:
-    name, path = f"notebooks/{slug}.ipynb", root / "notebooks" / f"{slug}.ipynb"
-    if not path.exists():
-        return [f"{name}: write the chapter, or survey new {slug}"]
-    notebook = layout.read_notebook(path)
-    drafts = []
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and re.search(rf"^({DRAFT}|TODO)", cell.source, re.M):
-            head = re.search(r"^#+ *(.+)$", cell.source, re.MULTILINE)
-            drafts.append(head.group(1) if head else cell.source.split("\n")[0])
-    found = []
-    if drafts:
-        found.append(f"{name}: write the parts {'; '.join(drafts)}")
-    if not any(re.search(r"\bsay\(", source) for source in layout.code_sources(notebook)):
-        found.append(f"{name}: say what the verdicts mean, with survey_lib.show.verdicts.say")
-    return found
-
-
-# ---- the survey file -------------------------------------------------------------------------
-
-
-def read_survey(path: Path) -> list[Section]:
-    """The sections of a survey file, blank forms included.
-
-    Raises:
-        PublishError: the file is absent, is no text, or has no ``###`` section.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise PublishError(f"there is no survey file {path}") from None
-    except UnicodeDecodeError:
-        raise PublishError(f"{path.name} is no UTF-8 text") from None
-    lines = text.splitlines()
-    starts = [i for i, line in enumerate(lines) if re.match(r"#{1,3}(?!#)", line)]
-    sections = []
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        if lines[start].startswith("###"):
-            sections.append(_section(lines[start:end], start + 1))
-    if not sections:
-        raise PublishError(f"{path.name} has no section: a paper starts with '### Its title'")
-    return sections
-
-
-_FIELD = re.compile(r"^\*\*(Year|Authors|Gist|Results|Tags)\*\*:?[ \t]*", re.MULTILINE)
-_IMAGE = re.compile(r"<img[^>]*\bsrc=[\"'](?:[^\"']*/)?([^\"'/]+)[\"'][^>]*>")
-
-
-def _left_out(image: re.Match) -> str:
-    return f"[image left out: {image.group(1)}]"
-
-
-def _section(lines: list[str], line: int) -> Section:
-    body = "\n".join(lines).removeprefix("###")
-    pieces = _FIELD.split(body)
-    title = _squeezed(pieces[0])
-    values = {name: value.strip() for name, value in zip(pieces[1::2], pieces[2::2], strict=True)}
-    year = re.search(r"\d{4}", values.get("Year", ""))
-    # a dagger marks a footnote and may stand where a comma should
-    authors = re.split(r",|†|\band\b", values.get("Authors", ""))
-    tags = values.get("Tags", "").rstrip(".").split(",")
-    gist = _IMAGE.sub("", values.get("Gist", ""))
-    return Section(
-        title="" if title in ("Name", "") else title,
-        year=int(year.group()) if year else None,
-        authors=tuple(_squeezed(a) for a in authors if _squeezed(a)),
-        gist=re.sub(r"\n{3,}", "\n\n", gist).strip(),
-        tags=tuple(_squeezed(t) for t in tags if _squeezed(t)),
-        text=_IMAGE.sub(_left_out, "\n".join(lines)).strip() + "\n",
-        line=line,
-    )
-
-
-def choose(
-    sections: list[Section],
-    slug: str,
-    title: str | None,
-    name: str,
-    say: Callable[[str], None] = print,
-) -> Section:
-    """The section of a paper.
-
-    With ``title``, the one whose title holds it; a section that has a gist but kept the form's
-    empty name is taken when no title fits and there is only one such. Without it, the one whose
-    title has all words of the slug.
-
-    Raises:
-        PublishError: no section fits, or several do; the message lists the titles.
-    """
-    blank = [s for s in sections if s.blank]
-    if blank:
-        where = ", ".join(str(s.line) for s in blank)
-        forms = "blank form" if len(blank) == 1 else "blank forms"
-        say(f"{name}: {len(blank)} {forms} skipped (line {where})")
-    filled = [s for s in sections if not s.blank]
-    if title:
-        wanted = _squeezed(title).casefold()
-        fitting = [s for s in filled if wanted in s.title.casefold()]
-        fitting = [s for s in fitting if wanted == s.title.casefold()] or fitting
-        nameless = [s for s in filled if not s.title]
-        if not fitting and len(nameless) == 1:
-            say(f"{name}: the section in line {nameless[0].line} has no name; it gets this title")
-            fitting = nameless
-    else:
-        fitting = [s for s in filled if _fits(slug, s.title)]
-    if len(fitting) != 1:
-        asked = f"{'title' if title else 'slug'} {title or slug!r}"
-        found = "several sections fit" if fitting else "no section fits"
-        titles = "; ".join(s.title or f"(no name, line {s.line})" for s in fitting or filled)
-        raise PublishError(
-            f"{name}: {found} the {asked}: {titles or 'all forms are blank'}; choose one by --title"
-        )
-    return fitting[0]
-
-
-def _fits(slug: str, title: str) -> bool:
-    words = re.findall(r"[a-z0-9]+", _ascii(title).lower())
-    return set(slug.split("_")) <= set(words) or slug.replace("_", "") in "".join(words)
-
-
-# ---- what is written -------------------------------------------------------------------------
 
 
 def card_text(section: Section, slug: str, title: str | None, bibliography: str, name: str) -> str:
@@ -336,7 +126,7 @@ def card_text(section: Section, slug: str, title: str | None, bibliography: str,
     Raises:
         PublishError: the section lacks title, year, authors or gist.
     """
-    title = section.title or _squeezed(title or "")
+    title = section.title or squeezed(title or "")
     given = {"title": title, "year": section.year, "authors": section.authors, "gist": section.gist}
     absent = [field for field, value in given.items() if not value]
     if absent:
@@ -387,9 +177,9 @@ def _group(tags: tuple[str, ...]) -> str:
 
 def _bibkey(section: Section, title: str, bibliography: str) -> str:
     """First author, year, first word of the title that says something; ``b``, ``c`` if taken."""
-    author = re.sub(r"[^a-z]", "", _ascii(section.authors[0].split()[-1]).lower())
+    author = re.sub(r"[^a-z]", "", without_accents(section.authors[0].split()[-1]).lower())
     small = {"about", "and", "from", "into", "not", "the", "their", "toward", "towards", "with"}
-    words = re.findall(r"[a-z0-9]+", _ascii(title).lower())
+    words = re.findall(r"[a-z0-9]+", without_accents(title).lower())
     word = next((w for w in words if len(w) > 3 and w not in small), words[0])
     base = f"{author}{section.year}{word}"
     for suffix in ("", *"bcdefgh"):
@@ -422,11 +212,13 @@ def _new_files(root: Path, slug: str) -> dict[str, Path]:
     return {
         "received": root / "survey_lib" / "cards" / "received" / f"{slug}.md",
         "method": root / "survey_lib" / "methods" / f"{slug}.py",
-        "experiment": root / "survey_lib" / "experiments" / f"{slug}.py",
+        "experiment": root / "survey_lib" / "experiments" / slug / "__init__.py",
+        "cells": root / "survey_lib" / "experiments" / slug / "cells.py",
+        "study": root / "survey_lib" / "experiments" / slug / "study.py",
         "explorer": root / "survey_lib" / "show" / "explorers" / f"{slug}.py",
         "notebook": root / "notebooks" / f"{slug}.ipynb",
         "test_method": root / "tests" / "methods" / f"test_{slug}.py",
-        "test_experiment": root / "tests" / "experiments" / f"test_{slug}.py",
+        "test_study": root / "tests" / "experiments" / f"test_{slug}.py",
     }
 
 
@@ -444,14 +236,14 @@ def _sorted_imports(block: re.Match) -> str:
     return "".join(sorted(lines, key=lambda line: (line.split()[1], line.split()[3])))
 
 
-def _notebook(words: dict[str, str], root: Path) -> str:
+def _notebook(words: dict[str, str], root: Path, extras: Sequence[str]) -> str:
     config = layout.read_yaml(root / "_config.yml")["repository"]
     cells = []
     for block in re.split(r"(?m)^%{4} ", _filled("notebook", words))[1:]:
         head, _, source = block.partition("\n")
         kind, _, rest = head.partition(" ")
         if kind == "setup":
-            cells.append(setup_cell.setup_cell(config["url"], config.get("branch", "main")))
+            cells.append(setup_cell.setup_cell(config["url"], config.get("branch", "main"), extras))
             continue
         made = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
         cell = made[kind](source.strip("\n"))
@@ -470,9 +262,9 @@ def _notebook(words: dict[str, str], root: Path) -> str:
 def _entries(root: Path, card: Card) -> dict[Path, str]:
     """The files that list chapters, with the new one's entry."""
     entries = {}
-    for room, table in (("methods", "METHODS"), ("experiments", "EXPERIMENTS")):
-        path = root / "survey_lib" / room / "__init__.py"
-        entries[path] = _with_entry(path.read_text(encoding="utf-8"), room, table, card.slug)
+    # the method joins its table when it is written: what stands there is tested
+    path = root / "survey_lib" / "experiments" / "__init__.py"
+    entries[path] = _with_entry(path.read_text(encoding="utf-8"), card.slug)
     bibliography = root / "book" / "references.bib"
     text = bibliography.read_text(encoding="utf-8")
     if f"{{{card.bibkey}," not in text:
@@ -482,14 +274,15 @@ def _entries(root: Path, card: Card) -> dict[Path, str]:
     return entries
 
 
-def _with_entry(text: str, room: str, table: str, slug: str) -> str:
+def _with_entry(text: str, slug: str) -> str:
+    name = "survey_lib/experiments/__init__.py"
     if f'"{slug}":' in text:
-        raise PublishError(f"survey_lib/{room}/__init__.py lists {slug} already; take it out first")
-    pattern = rf"(?ms)^({table}\b[^\n]*= \{{\n.*?)^\}}"
-    line = f'    "{slug}": "survey_lib.{room}.{slug}",\n'
+        raise PublishError(f"{name} lists {slug} already; take it out first")
+    pattern = r"(?ms)^(EXPERIMENTS\b[^\n]*= \{\n.*?)^\}"
+    line = f'    "{slug}": "survey_lib.experiments.{slug}",\n'
     new, count = re.subn(pattern, lambda m: f"{m.group(1)}{line}}}", text, count=1)
     if count != 1:
-        raise PublishError(f"survey_lib/{room}/__init__.py has no table {table} to add to")
+        raise PublishError(f"{name} has no table EXPERIMENTS to add to")
     return new
 
 
@@ -567,17 +360,5 @@ def _write_all(texts: dict[Path, str], entries: dict[Path, str]) -> None:
         raise
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
-
-
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
-
-
-def _squeezed(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _ascii(text: str) -> str:
-    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()

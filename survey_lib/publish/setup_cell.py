@@ -1,12 +1,14 @@
 """The one set-up cell of all notebooks, and the one address of the repository."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from survey_lib import files
+from survey_lib.cards.card import CardError, read_card
 from survey_lib.publish import layout
 from survey_lib.publish.layout import PublishError
 
@@ -31,9 +33,6 @@ if importlib.util.find_spec("survey_lib") is None:
     print(f"survey_lib {{survey_lib.__version__}} is installed")
 """
 
-EXTRAS = {"llm_int8": "[llm]"}
-"""Chapters that need more than the library's own dependencies: slug → extra."""
-
 # files that may name the repository: each address in them is stamped from _config.yml
 STAMPED = (
     "README.md",
@@ -48,20 +47,27 @@ STAMPED = (
 )
 
 
-def setup_source(repo_url: str, ref: str = "main", slug: str = "") -> str:
+def extras(slug: str) -> tuple[str, ...]:
+    """Extras of the package that a notebook needs, by its card."""
+    try:
+        return read_card(slug).extras
+    except CardError:
+        return ()  # no paper's notebook, or a card that is a finding of its own
+
+
+def setup_source(repo_url: str, ref: str = "main", extras: Sequence[str] = ()) -> str:
     """Source of the set-up cell for the repository at ``repo_url``, installed at ``ref``.
 
-    The cell does nothing where ``survey_lib`` can be imported; ``slug`` is the chapter's, which may
-    need an extra (:data:`EXTRAS`).
+    The cell does nothing where ``survey_lib`` can be imported; else it installs the library with
+    ``extras``.
     """
-    return _SOURCE.format(url=repo_url.rstrip("/"), ref=ref, extra=EXTRAS.get(slug, "")).rstrip(
-        "\n"
-    )
+    extra = f"[{','.join(extras)}]" if extras else ""
+    return _SOURCE.format(url=repo_url.rstrip("/"), ref=ref, extra=extra).rstrip("\n")
 
 
-def setup_cell(repo_url: str, ref: str = "main", slug: str = "") -> Any:
+def setup_cell(repo_url: str, ref: str = "main", extras: Sequence[str] = ()) -> Any:
     """The set-up cell as a notebook cell, folded on Colab and absent from the page."""
-    cell = nbformat.v4.new_code_cell(setup_source(repo_url, ref, slug))
+    cell = nbformat.v4.new_code_cell(setup_source(repo_url, ref, extras))
     cell.id = "setup"
     cell.metadata.update({"tags": ["setup", "remove-cell"], "cellView": "form"})
     return cell
@@ -131,7 +137,7 @@ def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
 
 def _with_setup(text: str, path: Path, repo_url: str) -> str:
     notebook = nbformat.reads(text, as_version=4)
-    wanted = setup_cell(repo_url, layout.branch(), path.stem)
+    wanted = setup_cell(repo_url, layout.branch(), extras(path.stem))
     places = [i for i, cell in enumerate(notebook.cells) if "setup" in layout.tags(cell)]
     if len(places) > 1:
         raise PublishError(f"notebooks/{path.name} has {len(places)} set-up cells; keep one")

@@ -94,35 +94,60 @@ def decimals_for(interval: Interval) -> int:
     return min(6, max(0, 1 - math.floor(math.log10(half))))
 
 
-def range_words(interval: Interval, decimals: int | None = None) -> str:
+SHARE_OF_IMAGES = "share of images"
+"""Unit of differences of accuracy; a reader sees them in points, with their sign."""
+
+
+def unit_words(unit: str) -> str:
+    """A claim's unit as a reader sees it."""
+    return "points" if unit == SHARE_OF_IMAGES else unit
+
+
+def in_unit(interval: Interval, unit: str) -> Interval:
+    """The interval in the unit that :func:`unit_words` names."""
+    if unit != SHARE_OF_IMAGES:
+        return interval
+    return Interval(100 * interval.mean, 100 * interval.low, 100 * interval.high, interval.n)
+
+
+def amount(value: float, unit: str, decimals: int | None = None) -> str:
+    """One number of a claim's statistic: points carry their sign, other units do not."""
+    if unit != SHARE_OF_IMAGES:
+        return number(value, decimals)
+    points = round(100 * value, 10)  # 100 × 0.07 is 7.000000000000001
+    words = number(points, decimals)
+    return f"+{words}" if points > 0 and words.strip("0.") else words
+
+
+def range_words(interval: Interval, decimals: int | None = None, unit: str = "") -> str:
     """The interval alone: ``[0.08, 0.16]``, or words where there is none."""
     if math.isinf(interval.half_width):
         return "one seed: no interval"
     if interval.low == interval.high:
         return f"the same in all {interval.n} runs" if interval.n > 1 else "one run decides"
-    places = decimals_for(interval) if decimals is None else decimals
-    return f"[{number(interval.low, places)}, {number(interval.high, places)}]"
+    places = decimals_for(in_unit(interval, unit)) if decimals is None else decimals
+    return f"[{amount(interval.low, unit, places)}, {amount(interval.high, unit, places)}]"
 
 
-def mean_words(interval: Interval) -> str:
+def mean_words(interval: Interval, unit: str = "") -> str:
     """The mean with the decimals its interval supports."""
-    return number(interval.mean, decimals_for(interval))
+    return amount(interval.mean, unit, decimals_for(in_unit(interval, unit)))
 
 
 def region_words(region: tuple[float | None, float | None], unit: str = "") -> str:
-    """A claim's region: ``≥ 0``, ``≤ 0.02 nats``, ``between −0.01 and 0.01``, ``exactly 3``."""
-    low, high = region
+    """A claim's region, as HTML: ``≥ 0``, ``≤ 0.02 nats``, ``between −1 and +1 points``."""
+    low, high = (None if end is None else amount(end, unit) for end in region)
     if low is None and high is None:
         return "anything"
     if low is None:
-        words = f"≤ {number(high)}"  # type: ignore[arg-type]
+        words = f"≤ {high}"
     elif high is None:
-        words = f"≥ {number(low)}"
+        words = f"≥ {low}"
     elif low == high:
-        words = f"exactly {number(low)}"
+        words = f"exactly {low}"
     else:
-        words = f"between {number(low)} and {number(high)}"
-    return f"{words} {unit}".strip()
+        words = f"between {low} and {high}"
+    return f"{words} {escape(unit_words(unit))}".strip()
 
 
 def lead(text: str) -> str:
@@ -136,12 +161,3 @@ def lead(text: str) -> str:
 def anchor(name: str) -> str:
     """``name`` as an HTML id: letters, digits, ``-`` and ``_``."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
-
-
-_ACRONYMS = {"bn", "cnn", "gpt", "gum", "llm", "lm", "lrp", "mlp", "obd", "psp", "qm", "vgg"}
-
-
-def claim_name(claim_id: str) -> str:
-    """A claim's id as a short name: ``large-sparse-mlp`` → ``large sparse MLP``."""
-    words = re.split(r"[-_]", claim_id)
-    return " ".join(w.upper() if w in _ACRONYMS else w for w in words)

@@ -2,27 +2,31 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from survey_lib import files
 from survey_lib.cards.card import PROFILES, Card, CardError, read_card, received
-from survey_lib.evidence.verdicts import SIGNS, Verdict
+from survey_lib.evidence.verdicts import Verdict
 from survey_lib.show import style
+from survey_lib.show.claims import by_kind, signed_word, tally
 from survey_lib.show.markup import (
     LIVE_STYLE,
     Html,
     anchor,
-    claim_name,
     escape,
     link,
     mean_words,
     range_words,
+    unit_words,
 )
+
+if TYPE_CHECKING:
+    from survey_lib.experiments.runner import State
 
 REPOSITORY_DEFAULT = "https://github.com/compression-survey/companion"
 """Address used by an installed package, which has no ``_config.yml`` beside it."""
@@ -88,6 +92,17 @@ def page_verdicts() -> dict[str, Verdict]:
     return CONTEXT.verdicts
 
 
+def page_state() -> "State":
+    """How the committed study of the open page stands to today's code.
+
+    Raises:
+        RunError: there is no committed study.
+    """
+    from survey_lib.experiments.runner import state  # late, as above
+
+    return state(current_slug())
+
+
 def repository() -> tuple[str, str]:
     """Address and branch of the repository: from ``_config.yml`` in a checkout, else built in.
 
@@ -121,7 +136,7 @@ def card_panel(
     page = LIVE_STYLE + (
         '<div class="survey survey-card">'
         f'<p class="survey-headline">{escape(card.headline)}</p>'
-        f"{_strip(shown)}{paper_facts(card) + _badges(card.slug) if facts else ''}</div>"
+        f"{_strip(shown)}{paper_facts(card) + _badges(card) if facts else ''}</div>"
     )
     lines = [card.headline, f"{card.title}. {', '.join(card.authors)}, {card.year}", card.scale]
     lines += [f"{v.sign} {v.word}: {v.claim.sentence}" for v in shown]
@@ -132,10 +147,23 @@ def facts_panel(card: Card | None = None) -> Html:
     """The paper's facts, our scale beside the paper's, and the badges, on their own."""
     card = card or read_card(current_slug())
     return Html(
-        f'{LIVE_STYLE}<div class="survey survey-card">{paper_facts(card)}{_badges(card.slug)}'
+        f'{LIVE_STYLE}<div class="survey survey-card">{paper_facts(card)}{_badges(card)}'
         f"{_card_text(card)}</div>",
         f"{card.title}. {', '.join(card.authors)}, {card.year}\n{card.scale}",
     )
+
+
+def corrections(card: Card) -> str:
+    """HTML list of what the card says otherwise than the text as it was received."""
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in card.corrections)}</ul>"
+
+
+def received_text(slug: str) -> str:
+    """The survey's text of a paper as it was received; empty for one that was added later."""
+    try:
+        return received(slug)
+    except CardError:
+        return ""
 
 
 def _card_text(card: Card) -> str:
@@ -144,18 +172,11 @@ def _card_text(card: Card) -> str:
         f"<p>{escape(' '.join(part.split()).replace('*', ''))}</p>"
         for part in card.gist.split("\n\n")
     )
-    fixed = "".join(f"<li>{escape(line)}</li>" for line in card.corrections)
-    try:
-        text = received(card.slug)
-    except CardError:
-        text = ""  # a paper added later was never received as a card
-    count = len(card.corrections) or "nothing"
-    folded = (
+    text, count = received_text(card.slug), len(card.corrections) or "nothing"
+    folded = text and (
         f'<details class="survey-received"><summary>The card as received, and '
         f"what was corrected in it: {count}</summary><pre>{escape(text)}</pre>"
-        f"<ul>{fixed}</ul></details>"
-        if text
-        else ""
+        f"{corrections(card)}</details>"
     )
     return (
         f'<details class="survey-gist"><summary>The paper in a minute</summary>{gist}</details>'
@@ -164,13 +185,10 @@ def _card_text(card: Card) -> str:
 
 
 def _strip(verdicts: Sequence[Verdict]) -> str:
-    count = Counter(v.word for v in verdicts)
-    told = ", ".join(f"{count[word]} {word}" for word in SIGNS if count[word])
-    plural = "claim" if len(verdicts) == 1 else "claims"
-    chips = "".join(f"<li>{_chip(v)}</li>" for v in verdicts)
+    chips = "".join(f"<li>{_chip(v)}</li>" for v in by_kind(verdicts))
     return (
-        f'<p class="survey-kicker">{len(verdicts)} {plural} put to the test'
-        f'{": " if told else ""}{told}</p><ul class="survey-strip">{chips}</ul>'
+        f'<p class="survey-kicker">Put to the test: {tally(verdicts, "the paper")}</p>'
+        f'<ul class="survey-strip">{chips}</ul>'
     )
 
 
@@ -178,16 +196,16 @@ def _chip(verdict: Verdict) -> str:
     claim, interval = verdict.claim, verdict.interval
     numbers = ""
     if interval is not None:
-        unit = f" {escape(claim.unit)}" if len(claim.unit) <= 6 and claim.unit else ""
+        unit = unit_words(claim.unit)
+        unit = f" {escape(unit)}" if 0 < len(unit) <= 6 else ""
         numbers = (
-            f'<span class="numbers">{mean_words(interval)}{unit} '
-            f'<span class="range">{range_words(interval)}</span></span>'
+            f'<span class="numbers">{mean_words(interval, claim.unit)}{unit} '
+            f'<span class="range">{range_words(interval, unit=claim.unit)}</span></span>'
         )
     return (
         f'<a class="survey-chip {anchor(verdict.word)}" href="#verdict-{anchor(claim.id)}" '
-        f'title="{escape(claim.sentence)}"><span class="word">'
-        f'<span class="sign" aria-hidden="true">{verdict.sign}</span> {verdict.word}</span> '
-        f'<span class="name">{escape(claim_name(claim.id))}</span> {numbers}</a>'
+        f'title="{escape(claim.sentence)}"><span class="word">{signed_word(verdict.word)}</span> '
+        f'<span class="name">{escape(claim.title)}</span> {numbers}</a>'
     )
 
 
@@ -221,8 +239,8 @@ def paper_facts(card: Card, *, titled: bool = True) -> str:
     )
 
 
-def _badges(slug: str) -> str:
-    url, branch = repository()
+def _badges(card: Card) -> str:
+    slug, (url, branch) = card.slug, repository()
     items = []
     if url.startswith("https://github.com/"):
         colab = url.replace("https://github.com/", "https://colab.research.google.com/github/")
@@ -232,10 +250,10 @@ def _badges(slug: str) -> str:
     items.append(link(method, "Read the method’s code"))
     # the address inside the site is dead elsewhere, so the style sheet of the site unhides it
     download = link(f"../_sources/notebooks/{slug}.ipynb", "Download the notebook", download="")
-    seconds, size = _last_cost(slug)
+    cost = cost_words(_last_seconds(slug), card.download_bytes)
     return (
         f'<p class="survey-badges">{"".join(items)}<span class="survey-site-only" hidden>'
-        f'{download}</span><span class="survey-cost">{cost_words(seconds, size)}</span></p>'
+        f'{download}</span><span class="survey-cost">{cost}</span></p>'
     )
 
 
@@ -245,27 +263,23 @@ def method_file(slug: str, package: Path | None = None) -> Path:
     return folder / "method.py" if folder.is_dir() else folder.with_suffix(".py")
 
 
-def _last_cost(slug: str) -> tuple[float | None, int | None]:
+def _last_seconds(slug: str) -> float | None:
     path = files.build_dir() / "execute" / f"{slug}.json"
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        return entry.get("seconds"), entry.get("download_bytes")
+        return json.loads(path.read_text(encoding="utf-8")).get("seconds")
     except (OSError, ValueError, AttributeError):
-        return None, None  # not run yet: the panel then says nothing about cost
+        return None  # not run yet: the panel then says nothing about it
 
 
-def cost_words(seconds: float | None, download_bytes: int | None = None) -> str:
+def cost_words(seconds: float | None, download_bytes: int) -> str:
     """What running the page costs, ``runs in 95 s · downloads 92 MB``; empty when unknown."""
-    words = []
-    if seconds is not None:
-        words.append(f"runs in {max(1, round(seconds))} s")
-    if download_bytes is not None:
-        size = download_bytes / 1e6
-        words.append(f"downloads {size:.0f} MB" if size >= 1 else "downloads nothing")
+    words = [f"runs in {max(1, round(seconds))} s"] if seconds is not None else []
+    if download_bytes:
+        words.append(f"downloads {download_bytes / 1e6:.0f} MB")
     return " · ".join(words)
 
 
-def fill_cost(page: str, seconds: float | None, download_bytes: int | None = None) -> str:
+def fill_cost(page: str, seconds: float | None, download_bytes: int) -> str:
     """``page`` (a panel's HTML) with the cost of the run that made it, known only afterwards."""
     words = cost_words(seconds, download_bytes)
     return _COST.sub(f'<span class="survey-cost">{words}</span>', page)

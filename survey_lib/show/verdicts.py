@@ -1,21 +1,41 @@
 """Verdicts as a reader sees them: the table of part 9, and sentences that hold or fail."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from survey_lib.cards.card import disputes, read_card, slugs
 from survey_lib.evidence.verdicts import MINIMUM_SEEDS, SIGNS, Verdict
 from survey_lib.show import page
+from survey_lib.show.claims import (
+    by_kind,
+    claim_row,
+    claim_words,
+    claims_table,
+    found,
+    signed_word,
+    small,
+    withdrawn_list,
+)
 from survey_lib.show.markup import (
     LIVE_STYLE,
     Html,
+    amount,
     anchor,
     decimals_for,
     escape,
+    in_unit,
     mean_words,
     number,
     range_words,
-    region_words,
 )
 from survey_lib.show.tables import records_link
+
+if TYPE_CHECKING:  # it imports torch, which a page may not need
+    from survey_lib.experiments.runner import State
+
+MOST_NAMES = 6
+"""Changed modules that a page names; the rest are counted."""
 
 
 class VerdictChanged(AssertionError):
@@ -23,79 +43,100 @@ class VerdictChanged(AssertionError):
 
 
 def verdict_table(
-    verdicts: Sequence[Verdict] | None = None, *, code_changed_since: str = ""
+    verdicts: Sequence[Verdict] | None = None, *, state: "State | None" = None
 ) -> Html:
     """The table of verdicts, one row per claim with the id ``verdict-<claim id>``.
 
+    The paper's own claims come first; under the table stand claims that were judged before and
+    replaced.
+
     Args:
         verdicts: by default those of the open page.
-        code_changed_since: commit the records were made at, where the code has changed since;
-            empty where it has not.
+        state: of the study behind them; by default that of the open page when the verdicts are
+            the page's too.
     """
-    shown = page.remember(verdicts) if verdicts is not None else [*page.page_verdicts().values()]
-    head = "".join(
-        f'<th scope="col" role="columnheader">{words}</th>'
-        for words in ("The paper says", "It holds here if", "Found", "Verdict")
+    slug = page.CONTEXT.slug
+    if verdicts is None:
+        verdicts, state = list(page.page_verdicts().values()), state or page.page_state()
+    shown = by_kind(page.remember(verdicts))
+    caption = (
+        "Each claim, the rule fixed before the run, and what came out. Intervals are 95 % "
+        "Student’s t over seeds."
     )
-    rows = "".join(map(_row, shown))
-    changed = ""
-    if code_changed_since:
-        made_at = escape(code_changed_since)
-        changed = f" <strong>Made at commit {made_at}; the code has changed since.</strong>"
-    source = records_link(page.CONTEXT.slug) if page.CONTEXT.slug else ""
-    markup = LIVE_STYLE + (
-        '<div class="survey survey-verdicts"><table role="table"><caption><span>Each claim, the '
-        "rule fixed before the run, and what came out. Intervals are 95 % Student’s t over seeds."
-        f'{changed}</span></caption><thead role="rowgroup"><tr role="row">{head}</tr></thead>'
-        f'<tbody role="rowgroup">{rows}</tbody></table>{source}</div>'
-    )
+    if state is not None:
+        caption += f" {state_words(state)}"
+    table = claims_table([_row(verdict, slug) for verdict in shown], caption)
+    after = records_link(slug) if slug else ""
+    if slug in slugs():
+        after = withdrawn_list(read_card(slug).withdrawn) + after
+    markup = LIVE_STYLE + table.removesuffix("</div>") + after + "</div>"
     return Html(markup, "\n".join(_plain(v) for v in shown))
 
 
-def _row(verdict: Verdict) -> str:
-    claim = verdict.claim
-    rule = (
-        f'<span class="region">{region_words(claim.region, escape(claim.unit))}</span>'
-        f'<span class="survey-small">{escape(claim.measures)}</span>'
+def state_words(state: "State") -> str:
+    """HTML that says how a study's records stand to today's code, with the sample it rests on."""
+    commit = escape(state.commit)
+    if state.word == "current":
+        return f"Made at commit {commit}, with the code as it is today."
+    names = [name.removeprefix("survey_lib.") for name in state.changed or ()]
+    more = [f"{len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    where = escape(", ".join(names[:MOST_NAMES] + more))
+    since = f"The code has changed since the run{where and f' ({where})'}"
+    if state.word == "unattested":
+        return f"<strong>{since}, and nothing of it was run again with today’s.</strong>"
+    plural = "cell" if state.cells == 1 else "cells"
+    worst = f"which differ by at most {number(state.worst)}" if state.worst else "all equal"
+    return (
+        f"{since}. Re-run at commit {commit}: {state.cells} {plural}, "
+        f"{number(state.numbers)} numbers, {worst}."
     )
+
+
+def _row(verdict: Verdict, slug: str) -> str:
+    claim = verdict.claim
     notes = [escape(verdict.reason)] if verdict.reason else []
     needed = max(verdict.seeds_needed or 0, MINIMUM_SEEDS)
     if verdict.seeds_needed and needed > len(verdict.values):
         notes.append(f"about {number(needed)} seeds would decide")
     if verdict.changed:
         notes.append('<strong class="survey-flag">changed after the run</strong>')
-    told = "".join(f'<span class="survey-small">{note}</span>' for note in notes)
+    word = f'<span class="word">{signed_word(verdict.word)}</span>'
+    return claim_row(
+        claim,
+        verdict.word,
+        found(verdict) + _each_seed(verdict),
+        word + "".join(map(small, notes)),
+        ident=f"verdict-{anchor(claim.id)}",
+        notes=[_disputed(other) for other in disputes(slug, claim)],
+    )
+
+
+def _disputed(other: str) -> str:
+    """A claim that says the opposite; staging adds the link and how that one stands."""
     return (
-        f'<tr role="row" id="verdict-{anchor(claim.id)}" class="{anchor(verdict.word)}">'
-        f'<th scope="row" role="rowheader">{escape(claim.sentence)}'
-        f'<span class="survey-small">{escape(claim.where)}</span></th>'
-        f'<td role="cell" data-label="It holds here if">{rule}</td>'
-        f'<td role="cell" data-label="Found">{_found(verdict)}</td>'
-        f'<td role="cell" data-label="Verdict"><span class="word">'
-        f'<span class="sign" aria-hidden="true">{verdict.sign}</span> {verdict.word}</span>'
-        f"{told}</td></tr>"
+        f'<span class="survey-small survey-dispute" data-claim="{escape(other)}">'
+        f"disputed by {escape(claim_words(other))}</span>"
     )
 
 
-def _found(verdict: Verdict) -> str:
-    interval = verdict.interval
-    if interval is None:
-        return '<span class="survey-small">not measured</span>'
-    text = (
-        f'<span class="mean">{mean_words(interval)}</span>'
-        f'<span class="interval">{range_words(interval)}</span>'
-    )
-    if interval.low == interval.high or not verdict.values:
-        return text  # every run gave this number, and the words say so
+def fill_disputes(markup: str, told: Callable[[str], str]) -> str:
+    """A table's HTML with ``told(slug/claim-id)`` in place of each disputing claim's bare name."""
+    pattern = r'(<span class="survey-small survey-dispute" data-claim="([^"]+)">)[^<]*(?=</span>)'
+    return re.sub(pattern, lambda f: f"{f[1]}disputed by {told(f[2])}", markup)
+
+
+def _each_seed(verdict: Verdict) -> str:
+    interval, unit = verdict.interval, verdict.claim.unit
+    if interval is None or interval.low == interval.high or not verdict.values:
+        return ""  # every run gave this number, and the words say so
     runs = len(verdict.values)
-    text += f'<span class="survey-small">{runs} {"seed" if runs == 1 else "seeds"}</span>'
-    places = decimals_for(interval) + 1
+    places = decimals_for(in_unit(interval, unit)) + 1
     items = "".join(
-        f"<li><span>{seed}</span> {number(value, places)}</li>"
+        f"<li><span>{seed}</span> {amount(value, unit, places)}</li>"
         for seed, value in sorted(verdict.values.items())
     )
     return (
-        f"{text}<details><summary>each seed</summary>"
+        f"{small(f'{runs} seed' + 's' * (runs > 1))}<details><summary>each seed</summary>"
         f'<ul class="seeds" aria-label="Seed and value">{items}</ul></details>'
     )
 
@@ -103,7 +144,8 @@ def _found(verdict: Verdict) -> str:
 def _plain(verdict: Verdict) -> str:
     words = f"{verdict.sign} {verdict.word}: {verdict.claim.sentence}"
     if verdict.interval is not None:
-        words += f" {mean_words(verdict.interval)} {range_words(verdict.interval)}"
+        unit = verdict.claim.unit
+        words += f" {mean_words(verdict.interval, unit)} {range_words(verdict.interval, unit=unit)}"
     return words + (f" ({verdict.reason})" if verdict.reason else "")
 
 

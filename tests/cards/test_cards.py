@@ -33,6 +33,16 @@ def claim(**changes):
     return [front["claims"][0] | changes]
 
 
+WITHDRAWN = {
+    "id": "first-try",
+    "title": "First try",
+    "sentence": "It was so.",
+    "verdict": "inconclusive",
+    "found": "+0.1 points [-0.2, 0.4], 5 seeds",
+    "reason": "The task was too easy.",
+}
+
+
 @pytest.mark.parametrize("slug", slugs())
 def test_every_card_reads_and_has_claims(slug):
     card = read_card(slug)
@@ -177,6 +187,13 @@ def test_the_bibliography_knows_what_the_methods_cite():
         ({"claims": claim(profile="huge")}, "'profile' must be one of"),
         ({"claims": claim(extra=1)}, "claims\\[0\\]: unknown field 'extra'"),
         ({"claims": claim() * 2}, "used twice"),
+        ({"claims": claim(title="")}, "'title' must have 1 to 40 characters, not 0"),
+        ({"claims": claim(title="x" * 41)}, "'title' must have 1 to 40 characters, not 41"),
+        ({"claims": claim(kind="theirs")}, "'kind' must be one of paper, ours, arithmetic"),
+        ({"withdrawn": "none"}, "field 'withdrawn' must be a list"),
+        ({"withdrawn": [{"id": "w"}]}, "withdrawn\\[0\\]: field 'title' is missing"),
+        ({"withdrawn": [WITHDRAWN | {"verdict": "green"}]}, "'verdict' must be one of reproduced"),
+        ({"withdrawn": [WITHDRAWN | {"id": "large-sparse-mlp"}]}, "used twice"),
         ({"corrections": None}, "field 'corrections' is missing"),
         ({"corrections": "none"}, "field 'corrections' must be a list of texts"),
         ({"tags": ["a", 2]}, "field 'tags' must be a list of texts"),
@@ -218,7 +235,7 @@ def test_no_front_matter_no_gist():
         parse_card(text().split("\n---\n")[0] + "\n---\n", "a.md")
 
 
-def test_a_claims_hash_covers_every_field():
+def test_a_claims_hash_covers_its_rule_and_not_its_name():
     from dataclasses import fields, replace
 
     base = GOOD.claims[0]
@@ -227,4 +244,33 @@ def test_a_claims_hash_covers_every_field():
         other = (
             (not value) if isinstance(value, bool) else ("x",) if isinstance(value, tuple) else "x"
         )
-        assert replace(base, **{field.name: other}).hash != base.hash, field.name
+        changed = replace(base, **{field.name: other}).hash != base.hash
+        assert changed == (field.name not in ("title", "kind")), field.name
+
+
+def test_hashes_are_those_that_records_hold():
+    # made before claims had a title and a kind
+    assert read_card("thinet").claim("next-layer-beats-weight-sum").hash == "8c94ad5d0248"
+    assert read_card("rethinking").claim("scratch-b-not-worse").hash == "c2299d4e1ba3"
+
+
+def test_a_withdrawn_claim_is_told_and_not_counted():
+    card = parse_card(text(withdrawn=[WITHDRAWN]), "some.md")
+    assert [w.id for w in card.withdrawn] == ["first-try"]
+    assert card.claims == GOOD.claims
+    with pytest.raises(CardError, match="no claim 'first-try'"):
+        card.claim("first-try")
+
+
+def test_a_dispute_is_found_from_both_sides():
+    named = read_card("closer_look").claim("reduced-beats-pruned")
+    assert cards.disputes("closer_look", named) == ["to_prune_or_not/large-sparse-cnn"]
+    large = GOOD.claim("large-sparse-cnn")  # whose card names no pair
+    assert "closer_look/reduced-beats-pruned" in cards.disputes("to_prune_or_not", large)
+
+
+@pytest.mark.parametrize("slug", slugs())
+def test_each_paper_speaks_for_itself(slug):
+    claims = read_card(slug).claims
+    assert sum(c.kind == "paper" for c in claims) >= 2
+    assert len({c.title for c in claims}) == len(claims)

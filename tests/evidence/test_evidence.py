@@ -9,6 +9,7 @@ from survey_lib import files
 from survey_lib.cards.card import Claim
 from survey_lib.evidence import records, verdicts
 from survey_lib.evidence.intervals import Interval, seeds_needed, t_interval
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
 
 
@@ -53,7 +54,7 @@ def test_seeds_needed_is_the_smallest_that_does():
     assert seeds_needed([1.0], 0.5) is None
 
 
-CLAIM = Claim("c", "s", "w", "stat", "m", (0.0, None), "e")
+CLAIM = Claim("c", "t", "paper", "s", "w", "stat", "m", (0.0, None), "e")
 
 
 @pytest.mark.parametrize(
@@ -104,9 +105,14 @@ def test_failed_records_and_missing_arms_do_not_count():
     assert sorted(verdicts.judge(CLAIM, records, stat).values) == [0, 1, 2, 3, 4, 5]
 
     def needs_other_arm(_):
-        raise KeyError("arm")
+        raise MissingArm("arm")
 
     assert verdicts.judge(CLAIM, records, needs_other_arm).word == "not tested here"
+
+
+def test_a_typo_in_a_statistic_is_no_missing_arm():
+    with pytest.raises(KeyError, match="accurcay"):
+        verdicts.judge(CLAIM, rows([0.1] * 6), lambda found: found[0].numbers["accurcay"])
 
 
 def test_deterministic_claims_need_one_run_and_refuse_two_answers():

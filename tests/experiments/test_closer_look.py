@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record, study
 from survey_lib.experiments import closer_look as experiment
 from survey_lib.experiments import runner
 from survey_lib.mechanics.costs import Costs
-from survey_lib.methods.closer_look import method, shapes
+from survey_lib.methods.closer_look import shapes
 from survey_lib.tasks.dense import dense_net
+from survey_lib.tasks.train import total_steps
 
 SLUG = "closer_look"
 
@@ -49,8 +51,9 @@ def test_what_others_start_from_comes_first():
 
 def test_criteria_share_one_schedule_and_rivals_another():
     cells = experiment.grid("study")
-    runs = [experiment.config_of(c) for c in cells if c.arm in experiment.LONG_RUNS]
-    assert {(c.lr, c.interval, c.beta) for c in runs} == {
+    walks = [c for c in cells if c.arm in experiment.LONG_RUNS]
+    runs = [experiment.config_of(c) for c in walks]
+    assert {(w.pruned_lr, c.interval, c.beta) for w, c in zip(walks, runs, strict=True)} == {
         (experiment.LEARNING_RATES["pruned"], experiment.INTERVAL, 0.0)
     }
     assert {c.criterion for c in runs} == set(experiment.LONG_RUNS)
@@ -78,7 +81,7 @@ def test_differences_of_accuracy():
     assert experiment.fisher_over_l1(rows) == pytest.approx((0.01 + 0.06 + 0.10) / 3)
     assert experiment.profile_over_uniform(rows) == pytest.approx((0 + 0.01 + 0.01) / 3)
     assert experiment.fisher_macs_over_width(rows) == pytest.approx(1.5)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.fisher_over_l1(rows[:1])
 
 
@@ -170,13 +173,12 @@ def test_the_dense_net_is_trained_on_as_long_and_as_it_was_pruned(short, monkeyp
     steps = experiment.run(short)["at"]["0.6"]["steps"]
     seen = {}
 
-    def spy(net, task, graph, masks, optimizer, order, interval):
-        seen.update(steps=interval, masks=masks, lr=optimizer.param_groups[0]["lr"])
-        return {}, []
+    def spy(net, task, recipe, *, generator):
+        seen.update(steps=total_steps(task, recipe), schedule=recipe.schedule, lr=recipe.lr)
 
-    monkeypatch.setattr(method, "train_interval", spy)
+    monkeypatch.setattr(experiment, "fit", spy)
     experiment.longer(task, replace(short, arm="dense_longer"))
-    assert seen == {"steps": steps, "masks": {}, "lr": short.pruned_lr}
+    assert seen == {"steps": steps, "schedule": "constant", "lr": short.pruned_lr}
 
 
 def test_rivals_have_at_most_the_budgets_parameters(short):

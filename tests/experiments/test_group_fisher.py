@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record, study
 from survey_lib.experiments import group_fisher as experiment
 from survey_lib.experiments import runner
@@ -67,7 +68,7 @@ def test_ratios_and_differences_of_paths():
     assert experiment.memory_over_raw_accuracy(rows) == pytest.approx(0.1)
     assert experiment.raw_over_memory_parameters(rows) == pytest.approx(0.45)
     assert experiment.internal_over_coupled_activations(rows) == pytest.approx(1.6)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.memory_over_raw_accuracy(rows[:2])
     with pytest.raises(ValueError, match="2 records"):
         experiment.memory_over_flops_accuracy(rows + rows[:1])

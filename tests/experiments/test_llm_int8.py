@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record, study
 from survey_lib.experiments import llm_int8 as experiment
 from survey_lib.experiments import runner
@@ -59,7 +60,7 @@ def test_statistics_of_planted_nets():
     ]
     rows.append(planted(dict(zip(kinds, (2, 1, 0.7, 0.6, 0.002, 0.001), strict=True)),
                         scale=experiment.LARGEST))  # fmt: skip
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.absmax_over_zeropoint(rows)  # the two-sided form must not stand in
     rows.append(planted(dict(zip(kinds, (5, 4.5, 0, 0, 0.03, 0.01), strict=True)),
                         scale=experiment.LARGEST, shift=experiment.SHIFT))  # fmt: skip
@@ -68,7 +69,7 @@ def test_statistics_of_planted_nets():
     assert experiment.row_wise_over_vector_wise(rows) == pytest.approx(0.1)
     assert experiment.absmax_over_zeropoint(rows) == pytest.approx(0.5)
     assert experiment.absmax_over_zeropoint_decomposed(rows) == pytest.approx(0.02)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.worst_decomposition_loss(rows[1:])
 
 
@@ -79,7 +80,7 @@ def test_statistics_of_the_real_model():
 
     rows = [zeroed("largest", 9.0), zeroed("random", 3.5), zeroed("outliers", 7.0)]
     assert experiment.outliers_over_random(rows) == pytest.approx(5.5)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.outliers_over_random(rows[1:])
     rows = [record(experiment.Cell("bytes", 0, "smollm2"), int8=51, float16=100)]
     assert experiment.bytes_over_half_precision(rows) == pytest.approx(0.51)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record, read_records, study, study_path
 from survey_lib.experiments import loss_modelling as experiment
 from survey_lib.experiments import runner
@@ -99,7 +100,7 @@ def test_the_tuned_runs_compared_are_chosen_on_validation():
 
 def test_a_missing_arm_is_a_key_error():
     for statistic in experiment.STATISTICS.values():
-        with pytest.raises(KeyError):
+        with pytest.raises(MissingArm):
             statistic([])
 
 

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from survey_lib.cards.card import read_card
+from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record, study
 from survey_lib.experiments import runner
 from survey_lib.experiments import thinet as experiment
@@ -42,11 +43,7 @@ def test_dense_nets_are_trained_before_the_cells_that_need_them():
 
 def test_all_ways_to_choose_get_one_schedule_and_one_rate():
     cells = [c for c in experiment.grid("study") if c.arm in experiment.SELECTORS and c.tune]
-    configs = {
-        (c.lr, config.layer_epochs, config.final_epochs)
-        for c in cells
-        for config in [experiment.config_of(c, tune=True)]
-    }
+    configs = {experiment.tuning_of(load_task("vgg_small"), c, 5) for c in cells}
     assert len(configs) == 1
     assert {c.arm for c in cells} == set(experiment.SELECTORS) - {"forward"}
 
@@ -87,7 +84,7 @@ def test_the_averaging_head_is_compared_with_the_dense_net_of_the_old_head():
 def test_tuned_minus_scratch():
     rows = [record("thinet", 0.5, accuracy=0.88), record("scratch", 0.5, accuracy=0.9)]
     assert experiment.tuned_over_scratch(rows) == pytest.approx(-0.02)
-    with pytest.raises(KeyError):
+    with pytest.raises(MissingArm):
         experiment.tuned_over_scratch(rows[:1])
     with pytest.raises(ValueError, match="2 records"):
         experiment.tuned_over_scratch(rows * 2)
@@ -144,8 +141,8 @@ def test_scratch_has_the_pruned_shape_and_weights_of_its_own(barely_trained, mon
     cell, task, dense = barely_trained
     monkeypatch.setattr(experiment, "TUNING_EPOCHS", -cell.epochs + 0.02)
     small = experiment.scratch(task, cell, seeded(0))
-    config = experiment.config_of(cell, tune=False)
-    pruned = method.compress(dense, task, None, config, generator=seeded(0)).model
+    config = experiment.config_of(cell)
+    pruned = method.compress(dense, task, None, config, tuning=None, generator=seeded(0)).model
     assert [p.shape for p in small.parameters()] == [p.shape for p in pruned.parameters()]
     bound = (9 * 8) ** -0.5  # torch's default for 8 inputs and 3 × 3 weights
     largest = small.features[2].weight.abs().max()
@@ -163,10 +160,10 @@ def test_the_first_unpruned_cut_of_a_layer_is_that_of_the_walk():
         experiment.sample_rows(net, graph[name], x, cell.pairs, generator) for x in (fit, check)
     )
     found = experiment.cut_one_layer(net, task, name, rows, held_out, 0.5)
-    config = method.Config(r=((name, 0.5),), images=4, pairs=5, layer_epochs=0, final_epochs=0)
-    walked = method.compress(net, task, None, config, generator=seeded(0, 2))
+    config = method.Config(r=((name, 0.5),), images=4, pairs=5)
+    walked = method.compress(net, task, None, config, tuning=None, generator=seeded(0, 2))
     assert walked.recipe[name] == found["kept"]
-    assert walked.table[0]["held_out"] == pytest.approx(found["error"])
+    assert walked.trace["held_out"] == [pytest.approx(found["error"])]
 
 
 def test_the_explorer_opens_with_a_layer_it_has():

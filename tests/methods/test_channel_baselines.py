@@ -42,7 +42,7 @@ def test_a_group_without_batch_norm_is_named(tiny_mlp_task):
     model = tiny_mlp_task.build(seeded(0))
     with pytest.raises(ScoreError, match="1: no batch norm carries it; use another criterion"):
         method.compress(model, tiny_mlp_task, Budget("macs", 0.5), method.Config("bn_scale"),
-                        generator=seeded(0))  # fmt: skip
+                        tuning=None, generator=seeded(0))  # fmt: skip
 
 
 @pytest.mark.parametrize("criterion", ["taylor", "fisher"])
@@ -68,8 +68,10 @@ def test_the_data_is_seen_once_and_in_order(tiny_task):
 @pytest.mark.parametrize("criterion", method.CRITERIA)
 def test_the_budget_is_met_and_the_passes_are_counted(criterion, tiny_task):
     model = tiny_task.build(seeded(0))
-    config = method.Config(criterion, tune=False, examples=64)
-    result = method.compress(model, tiny_task, Budget("macs", 0.5), config, generator=seeded(0))
+    config = method.Config(criterion, examples=64)
+    result = method.compress(
+        model, tiny_task, Budget("macs", 0.5), config, tuning=None, generator=seeded(0)
+    )
     graph = trace_groups(model, tiny_task.example(1))
     small = trace_groups(result.model, tiny_task.example(1))
     assert Costs(small, "macs").dense <= 0.5 * Costs(graph, "macs").dense
@@ -79,7 +81,7 @@ def test_the_budget_is_met_and_the_passes_are_counted(criterion, tiny_task):
 def test_out_of_reach_and_unknown(tiny_task):
     model = tiny_task.build(seeded(0))
     with pytest.raises(BudgetNotMet, match="is reachable"):
-        method.compress(model, tiny_task, Budget("macs", 0.001), generator=seeded(0))
+        method.compress(model, tiny_task, Budget("macs", 0.001), tuning=None, generator=seeded(0))
     with pytest.raises(ValueError, match="no criterion 'l0'"):
         method.Config("l0")
     with pytest.raises(ValueError, match="examples must be at least 1"):
@@ -92,9 +94,9 @@ def test_the_choice_matters_before_tuning(tiny_task):
     for seed in range(4):
         model = train_dense(tiny_task, seed)
         for criterion in loss:
-            config = method.Config(criterion, scope="local", tune=False)
+            config = method.Config(criterion, scope="local")
             result = method.compress(
-                model, tiny_task, Budget("macs", 0.5), config, generator=seeded(seed)
+                model, tiny_task, Budget("macs", 0.5), config, tuning=None, generator=seeded(seed)
             )
             loss[criterion] += evaluate(result.model, tiny_task.test, tiny_task)["loss"]
     assert loss["fisher"] < 0.8 * loss["random"]

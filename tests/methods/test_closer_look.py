@@ -9,8 +9,10 @@ from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.gates import GateGradients, gated, per_channel
 from survey_lib.mechanics.graph import trace_groups
+from survey_lib.mechanics.statistics import fisher
 from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.methods.closer_look import method, shapes
+from survey_lib.methods.sharing import most_removals, pace
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.models import build_model
 from survey_lib.tasks.task import Training
@@ -65,9 +67,14 @@ def test_what_cancels_in_space_counts_nothing():
     assert planted_delta(a, grad) == [0.0]
 
 
+def at_rate(task, lr):
+    return replace(task.training, lr=lr)
+
+
 def first_interval(task, net, graph, interval=2):
     """Δ of one interval, and the rows it rested on; weights stay (rate 0)."""
-    run = method.long_run(net, task, graph, method.Config(interval=interval, lr=0.0), seeded(5))
+    config = method.Config(interval=interval)
+    run = method.long_run(net, task, graph, config, at_rate(task, 0.0), seeded(5))
     order = batches(len(task.train), task.training.batch, seeded(5))
     return next(run), [next(order) for _ in range(interval)]
 
@@ -119,8 +126,8 @@ def test_the_long_run_equals_its_slow_twin(score, tiny_resnet):
     net, graph = made(task)
     twin = copy.deepcopy(net)
     order = batches(len(task.train), 48, seeded(3))
-    config = method.Config(score, interval=3, lr=0.01)
-    for stop in method.long_run(net, task, graph, config, seeded(3)):
+    config = method.Config(score, interval=3)
+    for stop in method.long_run(net, task, graph, config, at_rate(task, 0.01), seeded(3)):
         if len(stop.removed) == 10:
             break
     removed, _ = slow.long_run(
@@ -137,8 +144,8 @@ def test_the_long_run_equals_its_slow_twin(score, tiny_resnet):
 def test_masked_and_removed_give_the_same_output(tiny_resnet):
     task = in_double(tiny_resnet)
     net, graph = made(task)
-    config = method.Config(interval=2, lr=0.05)
-    for stop in method.long_run(net, task, graph, config, seeded(3)):
+    config = method.Config(interval=2)
+    for stop in method.long_run(net, task, graph, config, at_rate(task, 0.05), seeded(3)):
         if len(stop.removed) == 12:
             break
     masks = {g.name: torch.ones(g.size, dtype=torch.float64) for g in graph.groups}
@@ -213,8 +220,8 @@ def test_the_last_channel_of_a_block_stays(tiny_resnet):
 
 def test_the_long_run_ends_with_one_channel_a_block(tiny_resnet):
     net, graph = made(tiny_resnet)
-    config = method.Config("random", interval=1, lr=0.0)
-    stops = list(method.long_run(net, tiny_resnet, graph, config, seeded(0)))
+    config = method.Config("random", interval=1)
+    stops = list(method.long_run(net, tiny_resnet, graph, config, None, seeded(0)))
     assert stops[-1].kept.tolist() == [1] * 6
     assert [len(s.removed) for s in stops] == list(range(len(stops)))
     assert len({(r.group, r.unit) for r in stops[-1].removed}) == len(stops) - 1
@@ -265,8 +272,8 @@ def test_a_dead_channel_scores_nothing_and_goes_first(tiny_resnet):
     with torch.no_grad():
         net.stages[2].bn1.weight[1] = 0.0
         net.stages[2].bn1.bias[1] = -1.0
-    config = method.Config(interval=1, lr=0.0)
-    run = method.long_run(net, tiny_resnet, graph, config, seeded(0))
+    config = method.Config(interval=1)
+    run = method.long_run(net, tiny_resnet, graph, config, None, seeded(0))
     assert float(next(run).delta["stages.2.conv1"][1]) == 0.0
     (first,) = next(run).removed
     assert (first.group, first.unit) == ("stages.2.conv1", 1)
@@ -326,7 +333,7 @@ def test_a_shuffled_profile_fits_and_is_another_one(tiny_resnet):
     assert other != widths
 
 
-@pytest.mark.parametrize("change", [{"criterion": "taylor"}, {"interval": 0}, {"lr": -1.0}])
+@pytest.mark.parametrize("change", [{"criterion": "taylor"}, {"interval": 0}, {"beta": -1.0}])
 def test_a_wrong_config_is_refused(change):
     with pytest.raises(ValueError, match="closer_look"):
         method.Config(**change)
@@ -335,15 +342,46 @@ def test_a_wrong_config_is_refused(change):
 def test_compress_says_what_is_reachable(tiny_resnet):
     net, _ = made(tiny_resnet)
     with pytest.raises(BudgetNotMet, match=r"down to 0\.\d+ is reachable"):
-        method.compress(net, tiny_resnet, Budget("params", 0.05), generator=seeded(0))
+        method.compress(net, tiny_resnet, Budget("params", 0.05), tuning=None, generator=seeded(0))
 
 
 def test_compress_stops_at_the_budget_and_tells_what_went(tiny_resnet):
     net, graph = made(tiny_resnet)
-    task = replace(tiny_resnet, training=Training(batch=32, epochs=1))
-    config = method.Config(interval=2, lr=0.01)
-    done = method.compress(net, task, Budget("params", 0.5), config, generator=seeded(0))
+    tuning = Training(batch=32, epochs=10, lr=0.01)
+    config = method.Config(interval=2)
+    done = method.compress(
+        net, tiny_resnet, Budget("params", 0.5), config, tuning=tuning, generator=seeded(0)
+    )
     removed = sum(row["channels"] - row["kept"] for row in done.table)
     assert len(done.trace["score"]) == removed > 0
-    assert done.forward_passes == done.backward_passes == 2 * (removed + 1)
+    assert done.steps == done.forward_passes == done.backward_passes == 10 * 8
     assert sum(p.numel() for p in done.model.parameters()) <= 0.5 * Costs(graph, "params").dense
+
+
+def test_the_intervals_follow_from_the_tuning_and_are_no_longer_than_the_config_says(tiny_resnet):
+    """24 steps, at most three before each removal: what is left is spent on the small net."""
+    _, graph = made(tiny_resnet)
+    costs = Costs(graph, "params")
+    most = most_removals(costs, np.ones(6, dtype=int), 0.6 * costs.dense)
+    for steps in (24, most // 2):
+        due = pace(steps, most + 1, 3)
+        marks = [due(k) for k in range(most + 1)]
+        assert marks[0] >= 1
+        assert marks == sorted(marks)
+        assert max(np.diff([0, *marks])) <= 3
+        assert marks[-1] == min(steps, 3 * (most + 1))
+
+
+def test_without_a_tuning_the_signal_is_that_of_the_net_as_it_stands(tiny_resnet):
+    """Eval mode, no statistics move: Δ of the first stop is plain Fisher of its batches."""
+    task = in_double(tiny_resnet)
+    net, graph = made(task)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    config = method.Config(interval=2)
+    stop = next(method.long_run(net, task, graph, config, None, seeded(5)))
+    order = batches(len(task.train), task.training.batch, seeded(5))
+    rows = torch.cat([next(order) for _ in range(2)])
+    wanted = fisher(net, graph, task.loss, [(task.train.x[rows], task.train.y[rows])])
+    for name, delta in stop.delta.items():
+        torch.testing.assert_close(delta, wanted[name])
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())

@@ -227,8 +227,9 @@ def test_the_path_is_that_of_algorithm_2_by_the_letter(name, per, tiny):
     task, net = tiny(name)
     graph = trace_groups(net, task.example(1))
     wanted = slow.path(copy.deepcopy(net), graph, task, task.train.x, task.train.y, 8, per)
-    config = method.Config(per=per, d=1, lr=0.0)
-    steps = method.one_by_one(net, graph, task, config, generator=seeded(0))
+    still = replace(task.training, lr=0.0)
+    config = method.Config(per=per, d=1)
+    steps = method.one_by_one(net, graph, task, config, still, generator=seeded(0))
     found = [next(steps) for _ in wanted]
     assert [(r.group, r.unit) for r in found] == [w[:2] for w in wanted]
     assert [r.score for r in found] == pytest.approx([w[2] for w in wanted], rel=1e-8)
@@ -238,7 +239,8 @@ def test_the_path_ends_with_one_unit_in_each_group(tiny):
     task, net = tiny("resnet")
     graph = trace_groups(net, task.example(1))
     config = method.Config(per="", d=1)
-    steps = list(method.one_by_one(net, graph, task, config, generator=seeded(0)))
+    moving = replace(task.training, lr=0.004)
+    steps = list(method.one_by_one(net, graph, task, config, moving, generator=seeded(0)))
     assert len(steps) == sum(g.size - 1 for g in graph.prunable)
     assert {len(units) for units in steps[-1].recipe.values()} == {1}
 
@@ -246,7 +248,8 @@ def test_the_path_ends_with_one_unit_in_each_group(tiny):
 def test_what_the_masks_hide_can_be_removed(tiny):
     task, net = tiny("mobilenet")
     graph = trace_groups(net, task.example(1))
-    steps = method.one_by_one(net, graph, task, method.Config(d=1), generator=seeded(0))
+    moving = replace(task.training, lr=0.004)
+    steps = method.one_by_one(net, graph, task, method.Config(d=1), moving, generator=seeded(0))
     last = [next(steps) for _ in range(20)][-1]
     net.eval()
     masked = net(task.example(8))
@@ -259,12 +262,14 @@ def test_what_the_masks_hide_can_be_removed(tiny):
 
 def test_inside_only_leaves_residual_streams_whole(tiny):
     task, net = tiny("resnet")
-    config = method.Config(coupled=False, d=1, tune_epochs=0)
-    result = method.compress(net, task, Budget("macs", 0.5), config, generator=seeded(0))
+    config = method.Config(coupled=False, d=1)
+    result = method.compress(
+        net, task, Budget("macs", 0.5), config, tuning=None, generator=seeded(0)
+    )
     graph = trace_groups(net, task.example(1))
     assert set(result.recipe) <= {g.name for g in graph.groups if g.kinds == ("plain",)}
     with pytest.raises(BudgetNotMet, match="out of reach"):
-        method.compress(net, task, Budget("macs", 0.02), config, generator=seeded(0))
+        method.compress(net, task, Budget("macs", 0.02), config, tuning=None, generator=seeded(0))
 
 
 def test_a_score_does_not_depend_on_how_examples_are_batched(tiny_task):
@@ -273,9 +278,8 @@ def test_a_score_does_not_depend_on_how_examples_are_batched(tiny_task):
     for d, batch in ((1, 256), (2, 128), (3, 100)):  # the last batch of 100 is one of 56
         net = task.build(seeded(0)).double()
         graph = trace_groups(net, task.example(1))
-        config = method.Config(d=d, lr=0.0)
-        path = method.one_by_one(net, graph, task.with_training(batch=batch), config,
-                                 generator=seeded(0))  # fmt: skip
+        still = replace(task.training, lr=0.0, batch=batch)
+        path = method.one_by_one(net, graph, task, method.Config(d=d), still, generator=seeded(0))
         first.append(next(path).score)
         path.close()
     assert first == pytest.approx([first[0]] * 3)
@@ -285,7 +289,8 @@ def test_the_net_trains_while_units_go(tiny_task):
     net = tiny_task.build(seeded(0))
     graph = trace_groups(net, tiny_task.example(1))
     before = {k: v.clone() for k, v in net.named_parameters()}
-    path = method.one_by_one(net, graph, tiny_task, method.Config(d=4), generator=seeded(0))
+    moving = replace(tiny_task.training, lr=0.004)
+    path = method.one_by_one(net, graph, tiny_task, method.Config(d=4), moving, generator=seeded(0))
     step = next(path)
     path.close()
     assert len(step.loss) == 4
@@ -308,7 +313,7 @@ def test_watching_sees_the_masked_input(tiny_task):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"per": "bytes"}, {"score": "hessian"}, {"d": 0}, {"alpha": -1.0}]
+    "wrong", [{"per": "bytes"}, {"score": "hessian"}, {"d": 0}, {"alpha": -1.0}, {"path": 0.0}]
 )
 def test_a_wrong_setting_is_one_sentence(wrong):
     with pytest.raises(ValueError, match="group_fisher: "):

@@ -16,6 +16,7 @@ from survey_lib.methods.llm_int8.linear import Int8Linear, quantize
 from survey_lib.methods.llm_int8.method import KINDS, Config, llm_int8, outliers, vector_wise
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.models import CharGpt, build_model
+from survey_lib.tasks.task import Training
 from tests.oracles import llm_int8 as slow
 
 # The dossier's case, worked by hand.
@@ -282,11 +283,13 @@ def test_hugging_face_decoders_are_known_by_their_names(family):
 def test_nets_without_layers_and_names_that_are_no_linears_are_refused():
     mlp = build_model("mlp", generator=seeded(0))
     with pytest.raises(ValueError, match="Sequential: no list of layers"):
-        method.compress(mlp, None, generator=seeded(0))
+        method.compress(mlp, None, tuning=None, generator=seeded(0))
     with pytest.raises(ValueError, match=r"no linear layer 'blocks\.0\.norm1'"):
         quantize(gpt(), ["blocks.0.norm1"], Config())
     with pytest.raises(ValueError, match="takes no budget"):
-        method.compress(gpt(), None, Budget("bits", 0.5), generator=seeded(0))
+        method.compress(gpt(), None, Budget("bits", 0.5), tuning=None, generator=seeded(0))
+    with pytest.raises(ValueError, match="trains nothing: give tuning=None"):
+        method.compress(gpt(), None, tuning=Training(), generator=seeded(0))
 
 
 # ---- a peer

@@ -7,7 +7,7 @@ from torch import nn
 
 from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.curvature import ggn_diagonal
-from survey_lib.mechanics.masks import prunable_weights
+from survey_lib.mechanics.masks import final_sparsity, prunable_weights
 from survey_lib.methods import baselines
 from survey_lib.methods import loss_modelling as method
 from survey_lib.tasks.data import Split
@@ -196,10 +196,12 @@ def test_magnitude_equals_torchs_own_pruning_and_the_baseline(tiny_mlp_task):
     model = tiny_mlp_task.build(seeded(0))
     budget = Budget("nonzeros", 0.2)
     mine = method.compress(
-        model, tiny_mlp_task, budget, method.Config("MP", 3, tune=False), generator=seeded(1)
+        model, tiny_mlp_task, budget, method.Config("MP", 3), tuning=None, generator=seeded(1)
     )
-    config = baselines.Config("magnitude", scope="global", tune=False)
-    base = baselines.compress(model, tiny_mlp_task, budget, config, generator=seeded(1))
+    config = baselines.Config("magnitude", scope="global")
+    base = baselines.compress(
+        model, tiny_mlp_task, budget, config, tuning=None, generator=seeded(1)
+    )
     from torch.nn.utils import prune
 
     layers = [(m, "weight") for m in model.modules() if isinstance(m, nn.Linear)]
@@ -290,7 +292,7 @@ def test_the_path_holds_true_and_predicted_loss(tiny, tiny_task):
 def test_cut_weights_are_zero_to_the_last_bit_after_tuning(tiny_task):
     result = method.compress(
         tiny_task.build(seeded(0)), tiny_task, Budget("nonzeros", 0.3), method.Config("QM", 3),
-        generator=seeded(0),
+        tuning=tiny_task.training, generator=seeded(0),
     )  # fmt: skip
     state = dict(result.model.named_parameters())
     assert tiny_task.training.weight_decay > 0
@@ -302,7 +304,7 @@ def test_cut_weights_are_zero_to_the_last_bit_after_tuning(tiny_task):
 def test_biases_and_normalisation_are_spared_and_the_first_convolution_is_not(tiny_task):
     result = method.compress(
         tiny_task.build(seeded(0)), tiny_task, Budget("nonzeros", 0.3),
-        method.Config("LM", 2, tune=False), generator=seeded(0),
+        method.Config("LM", 2), tuning=None, generator=seeded(0),
     )  # fmt: skip
     weights = {n for n, m in result.model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     assert set(result.masks) == {f"{n}.weight" for n in weights}
@@ -313,8 +315,8 @@ def test_statistics_of_batch_norm_stay_while_pruning(tiny_task):
     fit(model, tiny_task.with_training(epochs=0.5), generator=seeded(1))
     before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
     result = method.compress(
-        model, tiny_task, Budget("nonzeros", 0.3), method.Config("QM", 2, tune=False),
-        generator=seeded(0),
+        model, tiny_task, Budget("nonzeros", 0.3), method.Config("QM", 2),
+        tuning=None, generator=seeded(0),
     )  # fmt: skip
     after = result.model.state_dict()
     assert before
@@ -327,9 +329,14 @@ def test_many_steps_keep_the_loss_lower_than_one_on_a_trained_net(tiny_mlp_task)
     fit(model, tiny_mlp_task, generator=seeded(0))
     loss = {}
     for pi in (1, 30):
-        config = method.Config("LM", pi, 0.0, tune=False)
+        config = method.Config("LM", pi, 0.0)
         result = method.compress(
-            model, tiny_mlp_task, Budget("nonzeros", 0.1), config, generator=seeded(0)
+            model,
+            tiny_mlp_task,
+            Budget("nonzeros", 0.1),
+            config,
+            tuning=None,
+            generator=seeded(0),
         )
         loss[pi] = evaluate(result.model, tiny_mlp_task.train, tiny_mlp_task)["loss"]
     assert loss[30] < 0.8 * loss[1]
@@ -345,7 +352,7 @@ def test_the_images_are_drawn_first_and_never_twice(tiny_task):
 def test_passes_are_counted(tiny_mlp_task):
     result = method.compress(
         tiny_mlp_task.build(seeded(0)), tiny_mlp_task, Budget("nonzeros", 0.5),
-        method.Config("OBD", 3, examples=200, tune=False), generator=seeded(0),
+        method.Config("OBD", 3, examples=200), tuning=None, generator=seeded(0),
     )  # fmt: skip
     assert result.forward_passes == 4 + 3
     assert result.backward_passes == 4 + 3 * 4  # four classes
@@ -361,8 +368,9 @@ def test_bad_configurations_are_refused(bad):
 
 def test_budgets_out_of_reach_or_of_another_metric_are_refused():
     net = nn.Sequential(nn.Linear(3, 3))
+    weights = prunable_weights(net, spare_first_conv=False)
     with pytest.raises(BudgetNotMet, match=r"more than 0\.25"):
-        method.share_removed(net, Budget("nonzeros", 0.2))
+        final_sparsity(net, weights, Budget("nonzeros", 0.2))
     with pytest.raises(ValueError, match="nonzeros"):
-        method.share_removed(net, Budget("macs", 0.5))
-    assert method.share_removed(net, Budget("nonzeros", 0.5)) == pytest.approx(6 / 9)
+        final_sparsity(net, weights, Budget("macs", 0.5))
+    assert final_sparsity(net, weights, Budget("nonzeros", 0.5)) == pytest.approx(6 / 9)

@@ -143,8 +143,8 @@ def test_later_layers_are_sampled_from_the_partly_pruned_net(tiny_task, monkeypa
         return rows
 
     monkeypatch.setattr(method, "sample_rows", watch)
-    config = method.Config(r=0.5, layer_epochs=0, final_epochs=0)
-    result = method.compress(net, tiny_task, None, config, generator=seeded(1))
+    config = method.Config(r=0.5)
+    result = method.compress(net, tiny_task, None, config, tuning=None, generator=seeded(1))
     assert [(name, width) for name, width, _ in seen] == [
         ("features.0", 8), ("features.0", 8), ("features.3", 4), ("features.3", 4)
     ]  # fmt: skip
@@ -328,8 +328,8 @@ def test_the_walk_leaves_the_error_it_says(tiny_task):
     """One layer cut: its own rows, recomputed by hand from both nets, give the table's error."""
     net = tiny_task.build(seeded(3)).double().eval()
     task = in_double(tiny_task)
-    config = method.Config(r=(("features.3", 0.5),), layer_epochs=0, final_epochs=0)
-    result = method.compress(net, task, None, config, generator=seeded(1))
+    config = method.Config(r=(("features.3", 0.5),))
+    result = method.compress(net, task, None, config, tuning=None, generator=seeded(1))
     images, _ = calibration_images(task, config.images, seeded(1))
     generator = seeded(1)
     calibration_images(task, config.images, generator)
@@ -338,7 +338,8 @@ def test_the_walk_leaves_the_error_it_says(tiny_task):
     kept = result.recipe["features.3"]
     w = np.linalg.lstsq(rows.x[:, kept], rows.y, rcond=None)[0]
     expected = ((rows.y - rows.x[:, kept] @ w) ** 2).sum() / (rows.y**2).sum()
-    assert result.table[0]["error"] == pytest.approx(expected)
+    assert result.trace["layer"] == ["features.3"]
+    assert result.trace["error"] == [pytest.approx(expected)]
     # and the small net's layer holds W ŵ
     folded = net.features[6].weight[:, kept] * torch.from_numpy(w)[None, :, None, None]
     torch.testing.assert_close(result.model.features[6].weight, folded, rtol=1e-9, atol=1e-9)

@@ -136,7 +136,12 @@ def test_one_update_equals_torch_prune():
 def test_cut_weights_stay_zero_under_momentum_and_decay(tiny_task):
     budget, config = Budget("nonzeros", 0.3), method.Config(begin=0.2, end=0.5, n=3)
     result = method.compress(
-        tiny_task.build(seeded(0)), tiny_task, budget, config, generator=seeded(0)
+        tiny_task.build(seeded(0)),
+        tiny_task,
+        budget,
+        config,
+        tuning=tiny_task.training,
+        generator=seeded(0),
     )
     state = dict(result.model.named_parameters())
     for name, mask in result.masks.items():
@@ -149,7 +154,11 @@ def test_keeping_everything_is_ordinary_training(tiny_task):
     plain = tiny_task.build(seeded(5))
     fit(plain, tiny_task, generator=seeded(6))
     result = method.compress(
-        tiny_task.build(seeded(5)), tiny_task, Budget("nonzeros", 1.0), generator=seeded(6)
+        tiny_task.build(seeded(5)),
+        tiny_task,
+        Budget("nonzeros", 1.0),
+        tuning=tiny_task.training,
+        generator=seeded(6),
     )
     for a, b in zip(plain.parameters(), result.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -158,7 +167,12 @@ def test_keeping_everything_is_ordinary_training(tiny_task):
 def test_n_1_prunes_once_at_the_end_of_the_window(tiny_task):
     config = method.Config(begin=0.1, end=0.5, n=1)
     result = method.compress(
-        tiny_task.build(seeded(0)), tiny_task, Budget("nonzeros", 0.5), config, generator=seeded(0)
+        tiny_task.build(seeded(0)),
+        tiny_task,
+        Budget("nonzeros", 0.5),
+        config,
+        tuning=tiny_task.training,
+        generator=seeded(0),
     )
     assert result.trace["sparsity"][0] == 0.0
     assert len(result.trace["sparsity"]) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 from survey_lib import files
 from survey_lib.evidence.intervals import seeds_needed, t_interval
 from survey_lib.evidence.verdicts import SIGNS, decide
-from survey_lib.publish import check, layout
+from survey_lib.publish import check_sources, layout
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ def test_every_hand_written_page_is_listed_once():
 
 
 def test_vendored_files_match_their_checksums_and_ask_nobody():
-    assert check._check_vendor() == []
+    assert check_sources._check_vendor() == []
     mathjax = (ROOT / "book" / "_vendor" / "mathjax" / "tex-svg.js").read_text(encoding="utf-8")
     assert not re.search(r"https?://[\w.-]*(cdn|unpkg)", mathjax)
     assert files.repository() == ROOT

@@ -1,7 +1,7 @@
 import pytest
 from nbformat import v4
 
-from survey_lib.publish import build, execute, layout, stage
+from survey_lib.publish import build, check_site, execute, layout, stage
 
 from .test_stage import run, write_executed
 
@@ -10,7 +10,7 @@ from .test_stage import run, write_executed
 def ready(book, monkeypatch):
     """A book whose chapters are executed, so that a build only renders."""
     monkeypatch.setattr(stage, "vega_bundle", lambda: "// vega")
-    monkeypatch.setattr(build.check, "_git", lambda root, *words: TRACKED)
+    monkeypatch.setattr(check_site, "git_lines", lambda root, *words: TRACKED)
     (book.package / "cards" / "alpha.md").unlink()
     for slug in ("alpha", "beta"):
         write_executed(book, slug, run(layout.read_notebook(layout.source(slug)), FIGURE))

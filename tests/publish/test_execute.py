@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from survey_lib import files
-from survey_lib.publish import execute, layout, stage
+from survey_lib.publish import cache_key, execute, layout, shown
 from survey_lib.publish.layout import PublishError
 
 from .conftest import chapter, code, text
@@ -59,17 +59,17 @@ def test_two_chapters_one_fails_and_the_other_is_built(book):
 
     share = str(max(1, (os.cpu_count() or 1) // 2))
     assert f"smoke {share} {share} smoke 3 {sys.executable}" in printed
-    entry = execute.read_entry("alpha")
+    entry = cache_key.read_entry("alpha")
     assert {"survey_lib.used", "survey_lib.found_late", "survey_lib.below"} <= set(entry["modules"])
     assert entry["profile"] == "smoke"
     assert entry["seconds"] > 0
     assert entry["core_seconds"] > 0
     assert entry["versions"]["numpy"] == importlib.metadata.version("numpy")
-    assert execute.explain("alpha", "smoke") == ["up to date"]
+    assert cache_key.explain("alpha", "smoke") == ["up to date"]
 
     # the bad one: never counts as built, and says where
     assert not layout.executed("beta").exists()
-    assert execute.read_entry("beta") is None
+    assert cache_key.read_entry("beta") is None
     assert outcomes[1].cell == 6
     assert "ZeroDivisionError" in outcomes[1].error
     said = execute.report(outcomes)
@@ -78,12 +78,12 @@ def test_two_chapters_one_fails_and_the_other_is_built(book):
     assert (book.build / "logs" / "beta.log").exists()
 
     # what the reader gets of the good one
-    shown = stage.staged_notebook("alpha")
-    whole = nbformat.writes(shown)
+    page = shown.staged_notebook("alpha")
+    whole = nbformat.writes(page)
     assert str(book.root) not in whole
     assert "papermill" not in whole.replace("from papermill", "")
     assert execute.RECORDER not in whole
-    hidden = [c for c in shown.cells if "injected-parameters" in layout.tags(c)]
+    hidden = [c for c in page.cells if "injected-parameters" in layout.tags(c)]
     assert len(hidden) == 1
     assert "remove-cell" in layout.tags(hidden[0])
 
@@ -112,7 +112,7 @@ def test_only_what_changed_runs_again(book, fake_papermill):
         execute.execute(["alpha"], "quick", say=silent)
         return list(fake_papermill)
 
-    assert execute.explain("alpha") == ["never executed"]
+    assert cache_key.explain("alpha") == ["never executed"]
     assert run() == ["alpha"]
     assert run() == []
 
@@ -130,7 +130,7 @@ def test_only_what_changed_runs_again(book, fake_papermill):
     nbformat.write(notebook, path)
     edit("unrelated.py", "VALUE = 5\n")
     edit("used.py", '"""Another docstring."""\n\n# and a comment\nVALUE = 1\n')
-    assert execute.explain("alpha") == ["up to date"]
+    assert cache_key.explain("alpha") == ["up to date"]
 
     for name, content, reason in [
         ("used.py", "VALUE = 10\n", "survey_lib/used.py changed"),
@@ -141,22 +141,22 @@ def test_only_what_changed_runs_again(book, fake_papermill):
         ("methods/alpha.py", '"""Told better."""\n', "survey_lib/methods/alpha.py (text) changed"),
     ]:
         edit(name, content)
-        assert execute.explain("alpha") == [reason]
+        assert cache_key.explain("alpha") == [reason]
         assert run() == ["alpha"]
         assert run() == []
     (book.root / "results" / "study" / "alpha.jsonl").write_text("{}\n")
-    assert execute.explain("alpha") == ["results/study/alpha.jsonl changed"]
+    assert cache_key.explain("alpha") == ["results/study/alpha.jsonl changed"]
     run()
     (book.package / "found_late.py").unlink()
-    assert execute.explain("alpha") == [
+    assert cache_key.explain("alpha") == [
         "survey_lib/below.py is no longer used or is gone",
         "survey_lib/found_late.py is no longer used or is gone",
     ]
     run()
-    assert execute.explain("alpha", "smoke") == ["profile changed quick → smoke"]
+    assert cache_key.explain("alpha", "smoke") == ["profile changed quick → smoke"]
     notebook.cells[-1].source = "'another hero'"
     nbformat.write(notebook, path)
-    assert execute.explain("alpha") == ["the notebook's code changed"]
+    assert cache_key.explain("alpha") == ["the notebook's code changed"]
 
 
 def test_another_version_of_a_package_runs_it_again(book, fake_papermill, monkeypatch):
@@ -165,7 +165,7 @@ def test_another_version_of_a_package_runs_it_again(book, fake_papermill, monkey
     monkeypatch.setattr(
         importlib.metadata, "version", lambda name: "99" if name == "numpy" else real(name)
     )
-    assert execute.explain("alpha") == [f"version of numpy changed {real('numpy')} → 99"]
+    assert cache_key.explain("alpha") == [f"version of numpy changed {real('numpy')} → 99"]
 
 
 def test_an_edit_during_the_run_is_not_lost(book, fake_papermill, monkeypatch):
@@ -178,7 +178,7 @@ def test_an_edit_during_the_run_is_not_lost(book, fake_papermill, monkeypatch):
     monkeypatch.setattr(execute, "_papermill", edited)
     book.write("alpha", chapter(code("from survey_lib import used")))
     execute.execute(["alpha"], "quick", say=silent)
-    assert execute.explain("alpha") == ["survey_lib/used.py changed"]
+    assert cache_key.explain("alpha") == ["survey_lib/used.py changed"]
 
 
 def test_longest_chapter_starts_first(book, fake_papermill):
@@ -199,9 +199,9 @@ def test_a_failing_run_keeps_what_was_built_but_does_not_call_it_current(
     [outcome] = execute.execute(["alpha"], "quick", say=silent)
     assert outcome.status == "failed"
     assert layout.executed("alpha").read_bytes() == before
-    assert execute.explain("alpha") != ["up to date"]
+    assert cache_key.explain("alpha") != ["up to date"]
     with pytest.raises(PublishError, match="other code"):
-        stage.staged_notebook("alpha")
+        shown.staged_notebook("alpha")
 
 
 def test_unknown_chapter_and_profile_are_named(book):
@@ -214,4 +214,4 @@ def test_unknown_chapter_and_profile_are_named(book):
 def test_a_damaged_entry_means_never_executed(book, fake_papermill):
     execute.execute(["alpha"], "quick", say=silent)
     layout.entry("alpha").write_text('{"parts": ')
-    assert execute.explain("alpha") == ["never executed"]
+    assert cache_key.explain("alpha") == ["never executed"]

@@ -49,9 +49,8 @@ def parsed(markup):
 
 
 def claim(claim_id="a-claim", **changes):
-    base = Claim(
-        claim_id, "Small wins", "Table 1", "gain", "gain", (0.0, None), "+1", unit="points"
-    )
+    rule = ("Small wins", "Table 1", "gain", "gain", (0.0, None), "+1")
+    base = Claim(claim_id, "Small", "paper", *rule, unit="points")
     return dataclasses.replace(base, **changes)
 
 
@@ -121,7 +120,7 @@ def test_the_scoreboard_counts_words_and_links_each_claim():
             "rethinking": [],
         }
     )
-    assert "5 claims of 2 chapters" in board
+    assert "5 claims of the papers in 2 chapters" in board
     for words in ("2 reproduced", "1 not reproduced", "1 inconclusive", "1 not tested here"):
         assert f"</span> {words}</span>" in board
     found = parsed(board)
@@ -130,8 +129,22 @@ def test_the_scoreboard_counts_words_and_links_each_claim():
     assert not any("rethinking" in address for address in found.links)
     row = board.split("<tr>")[2]
     assert re.findall(r'<td class="num">(\d)</td>', row) == ["2", "1", "0", "0"]
-    assert 'aria-label="not reproduced: two">✗</a>' in row
+    assert 'aria-label="not reproduced: Small">✗</a>' in row
+    assert "not counted" not in board
     assert "\n\n" not in board.strip()  # a blank line would end the block of HTML
+
+
+def test_the_scoreboard_counts_the_papers_claims_and_names_the_others_apart():
+    others = [
+        Verdict(claim("mine", kind="ours"), REPRODUCED),
+        Verdict(claim("sum", kind="arithmetic"), REPRODUCED),
+        Verdict(claim("sum-too", kind="arithmetic"), REPRODUCED),
+    ]
+    board = overview.scoreboard_markdown({"thinet": [verdict("one", NOT_REPRODUCED), *others]})
+    assert "1 claim of the papers in 1 chapter" in board
+    assert "</span> 0 reproduced</span>" in board
+    assert "Judged too, and not counted: 1 of ours and 2 by arithmetic." in board
+    assert [a for a in parsed(board).links if "#" in a] == ["../notebooks/thinet.html#verdict-one"]
 
 
 def test_the_scoreboard_of_nothing_says_so():
@@ -208,9 +221,9 @@ def test_the_papers_digits_are_shown_as_they_are():
 
 
 def test_claims_show_rule_expectation_and_dispute():
-    page = overview.papers_markdown(read_card("thinet"), built={"closer_look"})
+    page = overview.papers_markdown(read_card("thinet"), {"closer_look": []})
     row = page.split('id="claim-tuned-beats-scratch"')[1].split("</tr>")[0]
-    assert "≥ 0 share of images" in row
+    assert "≥ 0 points" in row
     assert "planned" in row
     assert "rethinking.html#claim-scratch-b-not-worse" in row
     assert "../../notebooks/closer_look.html#verdict-scratch-beats-pruned" in row
@@ -245,7 +258,7 @@ def test_a_landing_page_is_filled_at_its_marks():
     filled = overview.fill_landing(page, every_card(), shown, {"thinet"})
     assert "<!--" not in filled
     assert (
-        filled.index("### Bits") < filled.index("Between.") < filled.index("1 claim of 1 chapter")
+        filled.index("### Bits") < filled.index("Between.") < filled.index("1 claim of the papers")
     )
     assert filled.startswith("# Title\n\n### Pruning weights")
     for wrong in ("# Title\n", page + overview.MAP):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from survey_lib.publish import check, layout, setup_cell
+from survey_lib.publish import check_sources, layout, setup_cell
 from survey_lib.publish.layout import PublishError
 
 from .conftest import chapter, text
@@ -45,9 +45,11 @@ def test_it_is_installed_where_it_is_not_and_nothing_else_is_upgraded(monkeypatc
 
 
 def test_a_chapter_may_need_an_extra_and_no_other_gets_it():
-    source = setup_cell.setup_source(URL, "v1", "llm_int8")
+    source = setup_cell.setup_source(URL, "v1", setup_cell.extras("llm_int8"))
     assert f'"compression-survey[llm] @ git+{URL}@v1"' in source
-    assert setup_cell.setup_source(URL, "v1", "thinet") == setup_cell.setup_source(URL, "v1")
+    assert f'"compression-survey @ git+{URL}@v1"' in setup_cell.setup_source(URL, "v1")
+    for slug in ("thinet", "common_testbed"):  # the second has no card
+        assert setup_cell.extras(slug) == ()
 
 
 def test_failure_is_one_sentence(monkeypatch):
@@ -91,18 +93,16 @@ def test_sync_adds_and_mends_the_setup_cell(book):
     for slug in ("alpha", "beta"):
         notebook = layout.read_notebook(layout.source(slug))
         nbformat.validate(notebook)
-        assert (
-            check.check_notebook(notebook, f"notebooks/{slug}.ipynb", setup_cell.setup_source(URL))
-            == []
-        )
+        wanted = setup_cell.setup_source(URL)
+        assert check_sources.check_notebook(notebook, f"notebooks/{slug}.ipynb", wanted) == []
 
 
 def test_a_release_installs_itself_and_main_follows(book, monkeypatch):
     tags = {"--list": [], "--points-at": []}
-    monkeypatch.setattr(check, "_git", lambda root, *words: tags.get(words[1], []))
+    monkeypatch.setattr(check_sources, "git_lines", lambda root, *words: tags.get(words[1], []))
 
     def findings():
-        return [f.remedy for f in check.check_sources() if "install" in f.what]
+        return [f.remedy for f in check_sources.check_sources() if "install" in f.what]
 
     assert setup_cell.sync(ref="v0.3.0")[0].name == "_config.yml"
     assert layout.branch() == "v0.3.0"

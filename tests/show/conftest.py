@@ -31,6 +31,8 @@ def opened():
 def claim(ident="small-is-fine", **changes):
     fields = {
         "id": ident,
+        "title": "Half can go",
+        "kind": "paper",
         "sentence": "Half the weights can go.",
         "where": "Table 2",
         "statistic": "gap",
@@ -75,6 +77,7 @@ def card():
             Reported("sure", "Theirs", "Table 2", ("sparsity", "top-1"), ((0, 70.6),)),
         ),
         "claims": (),
+        "download_bytes": 0,
     }  # fmt: skip
     # the fields that pages do not show are left empty, whichever there are
     return Card(**({f.name: "" for f in fields(Card)} | facts))

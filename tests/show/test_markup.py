@@ -65,5 +65,16 @@ def test_the_first_sentence_of_a_caption_is_set_off_and_escaped():
     assert markup.lead("At 0.5 all agree") == "<strong>At 0.5 all agree</strong>"
 
 
-def test_claim_names_spell_acronyms():
-    assert markup.claim_name("large-sparse-mlp") == "large sparse MLP"
+def test_differences_of_accuracy_are_told_in_points_with_their_sign():
+    share = markup.SHARE_OF_IMAGES
+    gain, loss = Interval(0.01234, 0.0111, 0.0136, 5), Interval(-0.07, -0.09, 0.05, 5)
+    assert markup.mean_words(gain, share) == "+1.23"
+    assert markup.range_words(gain, unit=share) == "[+1.11, +1.36]"
+    assert markup.mean_words(loss, share) == "−7.0"
+    assert markup.range_words(loss, unit=share) == "[−9.0, +5.0]"
+    assert markup.mean_words(gain, "nats") == "0.0123"
+    assert markup.amount(0.07, share) == "+7"
+    assert markup.amount(0.0, share) == "0"
+    assert markup.amount(0.00001, share, 1) == "0.0"
+    assert markup.region_words((-0.005, 0.005), share) == "between −0.5 and +0.5 points"
+    assert markup.region_words((0.0, None), share) == "≥ 0 points"

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,10 @@ from .conftest import verdict
 @pytest.fixture
 def verdicts():
     return [
-        verdict([0.01, 0.012, 0.011, 0.013, 0.012], ident="a-mlp", unit="nats"),
-        verdict([-0.3, -0.31, -0.29, -0.3, -0.3], ident="b", sentence="B & <i>C</i>"),
+        verdict([0.01, 0.012, 0.011, 0.013, 0.012], ident="a-mlp", title="A & small", unit="nats"),
+        verdict(
+            [-0.3, -0.31, -0.29, -0.3, -0.3], ident="b", sentence="B & <i>C</i>", kind="arithmetic"
+        ),
         verdict([], ident="c", not_tested="too large"),
     ]
 
@@ -33,13 +36,14 @@ def test_the_strip_has_a_chip_per_claim_that_leads_to_its_row(opened, card, verd
     chips = re.findall(r'<a class="survey-chip ([\w-]+)" href="#([\w-]+)".*?</a>', html)
     assert chips == [
         ("reproduced", "verdict-a-mlp"),
-        ("not-reproduced", "verdict-b"),
         ("not-tested-here", "verdict-c"),
+        ("not-reproduced", "verdict-b"),  # the paper's own claims come first
     ]
-    assert "3 claims put to the test: 1 reproduced, 1 not reproduced, 1 not tested here" in html
+    told = "2 claims of the paper: 1 reproduced, 1 not tested here; 1 by arithmetic"
+    assert f"Put to the test: {told}</p>" in html
     assert re.search(r"✓</span> reproduced", html)
     assert re.search(r"✗</span> not reproduced", html)
-    assert "a MLP" in html
+    assert '<span class="name">A &amp; small</span>' in html
     assert re.search(r"0\.0116 nats .*\[0\.010[0-9], 0\.01[0-9]+\]", html)
 
 
@@ -80,12 +84,11 @@ def test_a_broken_config_is_named(monkeypatch, tmp_path):
 def test_the_cost_comes_from_the_last_run_and_can_be_filled_in_later(opened, card):
     assert '<span class="survey-cost"></span>' in page.facts_panel(card).html
     path = files.build_dir() / "execute" / "a_paper.json"
-    files.write_atomic(path, json.dumps({"seconds": 94.6, "download_bytes": 92_000_000}))
-    html = page.facts_panel(card).html
+    files.write_atomic(path, json.dumps({"seconds": 94.6}))
+    html = page.facts_panel(replace(card, download_bytes=92_000_000)).html
     assert "runs in 95 s · downloads 92 MB" in html
     later = page.fill_cost(html, 12.2, 0)
-    assert "runs in 12 s · downloads nothing" in later
-    assert "95 s" not in later
+    assert '<span class="survey-cost">runs in 12 s</span>' in later
     files.write_atomic(path, "{not json")
     assert '<span class="survey-cost"></span>' in page.facts_panel(card).html
 

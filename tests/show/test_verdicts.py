@@ -1,9 +1,18 @@
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from survey_lib.show import page
-from survey_lib.show.verdicts import VerdictChanged, say, verdict_table
+from survey_lib.cards.card import Withdrawn
+from survey_lib.show import page, verdicts
+from survey_lib.show.verdicts import (
+    VerdictChanged,
+    fill_disputes,
+    say,
+    state_words,
+    verdict_table,
+)
 
 from .conftest import verdict
 
@@ -29,17 +38,104 @@ def test_too_few_seeds_say_what_would_decide(opened):
     assert "about 5 seeds would decide" in html
 
 
-def test_marks_for_claims_and_code_that_changed(opened):
-    from dataclasses import replace
-
+def test_marks_for_claims_that_changed(opened):
     changed = replace(verdict(GOOD), changed=True)
     untested = verdict([], ident="no", not_tested="too large")
-    html = verdict_table([changed, untested], code_changed_since="abc123").html
+    html = verdict_table([changed, untested]).html
     assert "changed after the run" in row(html, "small-is-fine")
-    assert html.count("Made at commit abc123; the code has changed since.") == 1
-    assert "code has changed since" not in row(html, "no")
     assert "too large" in row(html, "no")
     assert "survey-flag" not in verdict_table([verdict(GOOD)]).html
+
+
+def state(word, **changes):
+    facts = {"cells": 0, "numbers": 0, "worst": 0.0, "commit": "abc123", "changed": None}
+    return SimpleNamespace(word=word, **facts | changes)
+
+
+SAMPLE = {"cells": 12, "numbers": 3400, "changed": ("survey_lib.tasks.train", "survey_lib.<x>")}
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (state("current"), "Made at commit abc123, with the code as it is today."),
+        (
+            state("attested", **SAMPLE),
+            "The code has changed since the run (tasks.train, &lt;x&gt;). Re-run at commit abc123: "
+            "12 cells, 3\u202f400 numbers, all equal.",
+        ),
+        (
+            state("attested", **SAMPLE | {"cells": 1, "worst": 0.0004, "changed": None}),
+            "The code has changed since the run. Re-run at commit abc123: 1 cell, 3\u202f400 "
+            "numbers, which differ by at most 0.0004.",
+        ),
+        (
+            state("unattested", changed=tuple(f"survey_lib.m{i}" for i in range(8))),
+            "<strong>The code has changed since the run (m0, m1, m2, m3, m4, m5, 2 more), and "
+            "nothing of it was run again with today’s.</strong>",
+        ),
+        (
+            state("unattested", changed=("survey_lib.files",)),
+            "<strong>The code has changed since the run (files), and nothing of it was run again "
+            "with today’s.</strong>",
+        ),
+    ],
+)
+def test_the_table_says_how_the_study_stands_to_todays_code(opened, told, words):
+    assert state_words(told) == words
+    assert words in verdict_table([verdict(GOOD)], state=told).html
+
+
+def test_the_open_page_finds_its_state_by_itself(opened, monkeypatch):
+    from survey_lib.experiments import runner
+
+    asked = []
+    monkeypatch.setattr(runner, "state", lambda slug: asked.append(slug) or state("current"))
+    page.remember([verdict(GOOD)])
+    assert "Made at commit abc123" in verdict_table().html
+    assert asked == ["a_paper"]
+    assert "commit" not in verdict_table([verdict(GOOD)]).html  # verdicts from elsewhere
+
+
+def test_the_papers_claims_come_first_and_others_say_whose_they_are(opened):
+    made = [
+        verdict(GOOD, ident="sum", kind="arithmetic"),
+        verdict(GOOD, ident="mine", kind="ours"),
+        verdict(GOOD, ident="theirs"),
+    ]
+    html = verdict_table(made).html
+    assert re.findall(r'id="verdict-(\w+)"', html) == ["theirs", "mine", "sum"]
+    assert "not the paper’s claim" in row(html, "mine")
+    assert "follows from arithmetic" in row(html, "sum")
+    assert "claim</span>" not in row(html, "theirs")
+
+
+def test_accuracy_is_told_in_points(opened):
+    html = row(verdict_table([verdict(GOOD, unit="share of images")]).html, "small-is-fine")
+    for part in ("≥ 0 points", "+1.20 points", "[+1.00, +1.40]", "<span>0</span> +1.000"):
+        assert part in html, part
+    assert "share of images" not in html
+
+
+def test_a_disputed_claim_names_the_other_and_staging_fills_in_its_verdict(opened):
+    html = verdict_table([verdict(GOOD, disputes=("thinet/tuned-beats-scratch",))]).html
+    assert ": Pruned and tuned beats scratch</span>" in row(html, "small-is-fine")
+    filled = fill_disputes(html, lambda name: f"<b>{name}</b>")
+    assert "disputed by <b>thinet/tuned-beats-scratch</b></span>" in row(filled, "small-is-fine")
+    page.begin("to_prune_or_not")  # whose own card names no pair
+    html = verdict_table([verdict(GOOD, ident="large-sparse-cnn")]).html
+    assert 'data-claim="closer_look/reduced-beats-pruned"' in html
+
+
+def test_claims_that_were_replaced_stand_under_the_table(opened, card, monkeypatch):
+    old = Withdrawn("x", "Old", "It <i>was</i>.", "inconclusive", "+0.1 points", "Too easy.")
+    monkeypatch.setattr(verdicts, "slugs", lambda: ["a_paper"])
+    monkeypatch.setattr(verdicts, "read_card", lambda slug: replace(card, withdrawn=(old, old)))
+    html = verdict_table([verdict(GOOD)]).html
+    assert "2 claims were judged before and replaced" in html
+    for part in ("Old.", "It &lt;i&gt;was&lt;/i&gt;.", "+0.1 points", "Too easy.", "≈</span> inc"):
+        assert part in html
+    assert html.index("verdict-small-is-fine") < html.index("survey-withdrawn")
 
 
 def test_a_deterministic_claim_needs_no_seeds(opened):

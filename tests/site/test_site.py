@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from survey_lib.publish import build, check, layout
+from survey_lib.publish import build, check_site, findings, layout
 
 pytestmark = pytest.mark.site
 
@@ -194,12 +194,12 @@ def test_explorer_offers_a_table(site, browser):
 
 
 def test_chapters_have_launch_buttons_and_generated_pages_have_none(site):
-    tracked = set(check._git(layout.root(), "ls-files"))
+    tracked = set(findings.git_lines(layout.root(), "ls-files"))
     name = layout.repository_url().removeprefix("https://github.com/")
     for slug in layout.slugs():
         text = (site / "notebooks" / f"{slug}.html").read_text(encoding="utf-8")
         links = re.findall(r'href="(https://[^"]+)"', text)
-        opened = {check.launched_file(link, name) for link in links} - {None}
+        opened = {check_site.launched_file(link, name) for link in links} - {None}
         assert f"notebooks/{slug}.ipynb" in opened
         assert any("colab.research" in link for link in links)
         assert any("mybinder" in link for link in links)
@@ -211,4 +211,4 @@ def test_chapters_have_launch_buttons_and_generated_pages_have_none(site):
 
 
 def test_the_checks_find_nothing(site):
-    assert check.report(check.check_site()) == ""
+    assert findings.report(check_site.check_site()) == ""

@@ -2,7 +2,7 @@ r"""Fisher and ℓ1 prune-and-tune (Crowley et al. 2018, bibliography key ``crow
 
 A trained net is trained on at the last, small rate. After every ``interval`` steps the one
 channel with the lowest score is masked, for good. No stop on the way: one long run passes through
-every budget. In the end the masked channels are taken out.
+every budget (:func:`long_run`). In the end the masked channels are taken out.
 
 The Fisher signal (Theis et al. 2018, ``theis2018fisher``) costs no pass of its own. With a mask
 :math:`\tilde a_{nkij} = m_k a_{nkij}`, :math:`m_k = 1`, and the examples' own losses :math:`L_n`,
@@ -20,30 +20,35 @@ Differs: the last channel of a block always stays, because a layer is never empt
 are of the examples' own losses, where the published code takes those of the batch's mean loss and
 so shrinks :math:`\Delta` by :math:`1/N^2`, which matters when batches differ in size. ``l1`` takes
 absolute values, as its name says; the published code sums the signed weights (``l1_signed``).
-``beta`` belongs to Theis et al.; the paper does not use it.
+``beta`` belongs to Theis et al.; the paper does not use it. :func:`compress` has a training of
+given length to spend: its steps are dealt out evenly over the channels that may have to go, at most
+``interval`` before each, and what is left is spent on the small net, all at the constant peak rate.
 
 Cost: ``interval`` training steps a channel, and nothing else.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from survey_lib.mechanics.budget import Budget, BudgetNotMet
+from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.costs import Costs
+from survey_lib.mechanics.filters import filters
 from survey_lib.mechanics.gates import GateGradients, gated
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import ChannelGraph
+from survey_lib.mechanics.selection import channels_table, check_reach
 from survey_lib.mechanics.surgery import Recipe, apply_recipe
-from survey_lib.methods.channel_baselines import filters
 from survey_lib.methods.compressed import Compressed
-from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import batches, layout, make_optimizer
+from survey_lib.methods.sharing import Look, constant, for_steps, looking, most_removals, pace
+from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import History, Step, fit, total_steps, training
 
 STEERS = "budget"
 KIND = "channels"
@@ -57,9 +62,7 @@ class Config:
     criterion: str = "fisher"
     """One of ``fisher``, ``l1``, ``l1_signed`` (a curiosity), ``random``."""
     interval: int = 100
-    """Training steps before each removal; the scores rest on their batches."""
-    lr: float = 8e-4
-    """Constant rate: the last one of the paper's original training, 0.1 · 0.2³."""
+    """Training steps before each removal, at most; the scores rest on their batches."""
     beta: float = 0.0
     """β of Theis et al.: nats of loss that all MACs of the dense net are worth."""
 
@@ -68,8 +71,8 @@ class Config:
             raise ValueError(
                 f"closer_look: no criterion {self.criterion!r}; use one of {', '.join(CRITERIA)}"
             )
-        if self.interval < 1 or self.lr < 0 or self.beta < 0:
-            raise ValueError(f"closer_look: need interval ≥ 1, lr ≥ 0 and beta ≥ 0, got {self}")
+        if self.interval < 1 or self.beta < 0:
+            raise ValueError(f"closer_look: need interval ≥ 1 and beta ≥ 0, got {self}")
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,11 @@ class Stop:
     kept: np.ndarray
     """(groups,) as :class:`Costs` takes them."""
     delta: dict[str, Tensor]
-    """(channels,) Fisher signal Δ by group, from this interval."""
+    """(channels,) Fisher signal Δ by group, from the last interval that had steps."""
     loss: list[float]
-    """Training loss of each step of this interval."""
+    """Loss of each batch of this interval."""
+    examples: int
+    """Examples in them."""
 
 
 def inside_blocks(graph: ChannelGraph) -> ChannelGraph:
@@ -144,56 +149,69 @@ def smallest(
 
 
 def train_interval(
-    net: nn.Module, task: Task, graph: ChannelGraph, masks: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer, order: Iterator[Tensor], interval: int,
-) -> tuple[dict[str, Tensor], list[float]]:  # fmt: skip
-    """Ordinary training steps with masks on; Δ by group from their own backward passes."""
-    device = next(net.parameters()).device
+    net: nn.Module, graph: ChannelGraph, masks: dict[str, Tensor],
+    steps: Iterator[Step] | Iterator[Look], interval: int,
+) -> tuple[dict[str, Tensor], list[float], int]:  # fmt: skip
+    """Ordinary training steps with masks on; Δ by group from their own backward passes.
+
+    Returns:
+        Δ, the loss of each batch, and the number of examples.
+    """
     squares: dict[str, Tensor] = {}
     losses, n = [], 0
     net.train()
-    for _ in range(interval):
-        rows = next(order)
-        x, y = task.train.x[rows].to(device), task.train.y[rows].to(device)
-        with gated(net, graph, masks), GateGradients(net, graph) as gates:
-            loss = task.loss(net(layout(x)), y)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-        optimizer.step()
-        for name, of_mean in gates.coupled().items():
-            g = len(x) * of_mean.double()  # (N, channels): Σ_ij a ∂L_n/∂a, of each L_n itself
-            new = g.square().sum(0)
-            squares[name] = squares[name] + new if name in squares else new
-        n += len(x)
-        losses.append(float(loss.detach()))
+    with gated(net, graph, masks), GateGradients(net, graph) as gates:
+        for step in islice(steps, interval):
+            step.move()
+            for name, of_mean in gates.coupled().items():
+                g = step.examples * of_mean.double()  # (N, channels): Σ_ij a ∂L_n/∂a, of L_n itself
+                new = g.square().sum(0)
+                squares[name] = squares[name] + new if name in squares else new
+            gates.clear()
+            n += step.examples
+            losses.append(step.loss)
     net.eval()
-    return {name: total / (2 * n) for name, total in squares.items()}, losses
+    return {name: total / (2 * n) for name, total in squares.items()}, losses, n
 
 
 def long_run(
-    net: nn.Module, task: Task, graph: ChannelGraph, config: Config, generator: torch.Generator
-) -> Iterator[Stop]:
+    net: nn.Module, task: Task, graph: ChannelGraph, config: Config, recipe: Training | None,
+    generator: torch.Generator, *, due: Callable[[int], int] | None = None,
+) -> Iterator[Stop]:  # fmt: skip
     """Train, stop, mask the smallest channel, again and again, down to one channel a block.
 
     Args:
         net: trained on in place; :func:`apply_recipe` makes the small net at any stop.
-        task: data, loss, weight decay and batch size.
+        task: data and loss.
         graph: the channels that may go, as :func:`inside_blocks` gives them.
-        config: criterion and schedule.
+        config: criterion and interval.
+        recipe: batch size, weight decay and rate, which stays at its peak; None: the net is only
+            looked at, in eval mode, and no weight moves.
         generator: draws the data order, and random scores.
+        due: channels gone → steps made before the next goes; by default ``interval`` for each.
     """
     macs = Costs(graph, "macs")
     device = next(net.parameters()).device
     masks = {g.name: torch.ones(g.size, device=device) for g in graph.groups}
-    optimizer = make_optimizer(net, replace(task.training, lr=config.lr))
-    order = batches(len(task.train), task.training.batch, generator)
+    due = due or (lambda gone: config.interval * (gone + 1))
+    steps = (
+        looking(net, task, generator=generator)
+        if recipe is None
+        else training(net, task, constant(recipe), generator=generator)
+    )
     removed: list[Removal] = []
+    delta: dict[str, Tensor] = {}
+    done = 0
     while True:
-        delta, loss = train_interval(net, task, graph, masks, optimizer, order, config.interval)
+        loss, examples = [], 0
+        number = due(len(removed)) - done
+        if number and (recipe or config.criterion == "fisher"):  # the others need no data
+            delta, loss, examples = train_interval(net, graph, masks, steps, number)
+            done += number
         left = {g: m.nonzero().flatten().tolist() for g, m in masks.items()}
-        recipe = {g: units for g, units in left.items() if len(units) < len(masks[g])}
+        recipe_now = {g: units for g, units in left.items() if len(units) < len(masks[g])}
         kept = np.array([len(left[g.name]) for g in graph.groups])
-        yield Stop(tuple(removed), recipe, kept, delta, loss)
+        yield Stop(tuple(removed), recipe_now, kept, delta, loss, examples)
         s = scores(net, graph, delta, config.criterion, generator)
         worst = smallest(graph, s, masks, config.beta, macs)
         if worst is None:
@@ -202,42 +220,76 @@ def long_run(
         removed.append(worst)
 
 
+def reach(graph: ChannelGraph, budget: Budget, config: Config) -> Costs:
+    """The costs of a net, of which one channel in each block has to stay.
+
+    Raises:
+        BudgetNotMet: that is still too much.
+    """
+    del config
+    inside = {g.name for g in inside_blocks(graph).groups}
+    least = np.array([1 if g.name in inside else g.size for g in graph.groups])
+    return check_reach(graph, budget, least, "closer_look, inside blocks")
+
+
 def compress(
     model: nn.Module,
     task: Task,
     budget: Budget,
     config: Config = Config(),
     *,
+    tuning: Training | None,
     generator: torch.Generator,
 ) -> Compressed:
     """Prune and tune a copy of a trained ``model`` until it fits the budget.
+
+    Args:
+        model: the trained net.
+        task: data and loss.
+        budget: ``macs``, ``params`` or ``activations`` to keep.
+        config: criterion, largest interval, β.
+        tuning: spent between the removals, and what is left after the last one, at its peak rate
+            throughout: of its schedule only the length counts. None looks at ``interval`` batches
+            before each removal, in eval mode, and trains nothing.
+        generator: draws the data order, and random scores.
 
     Raises:
         BudgetNotMet: one channel in each block is still too much.
         GraphError: the net cannot be followed.
     """
     start = perf_counter()
-    net = copy.deepcopy(model)
-    graph = inside_blocks(trace_groups(net, task.example(1).to(next(net.parameters()).device)))
+    net = copy.deepcopy(model).eval()
+    whole = trace_groups(net, task.example(1).to(next(net.parameters()).device))
+    reach(whole, budget, config)
+    graph = inside_blocks(whole)
     costs = Costs(graph, budget.metric)
-    target, least = budget.keep * costs.dense, costs(np.ones_like(costs.sizes))
-    if least > target:
-        raise BudgetNotMet(
-            f"{graph.model}: {budget.metric}={budget.keep:.4g} is out of reach by removing "
-            f"channels inside blocks; down to {least / costs.dense:.4g} is reachable"
-        )
+    target, least = budget.keep * costs.dense, np.ones_like(costs.sizes)
+    steps = total_steps(task, tuning) if tuning else 0
+    parts = most_removals(costs, least, target) + 1 if tuning else 0
+    due = pace(steps, parts, config.interval) if tuning else None
     losses: list[float] = []
-    for stop in long_run(net, task, graph, config, generator):
+    examples = 0
+    for stop in long_run(net, task, graph, config, tuning, generator, due=due):
         losses += stop.loss
+        examples += stop.examples
         if costs(stop.kept) <= target:
-            return Compressed(
-                apply_recipe(net, graph, stop.recipe).eval(),
-                [{"layer": g.name, "channels": g.size, "kept": int(k)}
-                 for g, k in zip(graph.groups, stop.kept, strict=True)],
-                perf_counter() - start,
-                forward_passes=len(losses),
-                backward_passes=len(losses),
-                recipe=stop.recipe,
-                trace={"loss": losses, "score": [r.score for r in stop.removed]},
-            )  # fmt: skip
-    raise AssertionError("unreachable: the last stop of a long run has one channel a block")
+            break
+    else:
+        raise AssertionError("unreachable: the last stop of a long run has one channel a block")
+    small = apply_recipe(net, graph, stop.recipe).eval()
+    rest = History()
+    if tuning and len(losses) < steps:
+        level = replace(tuning, schedule="constant")
+        rest = fit(small, task, for_steps(task, level, steps - len(losses)), generator=generator)
+    losses += rest.loss
+    return Compressed(
+        small,
+        channels_table(whole, stop.recipe),
+        perf_counter() - start,
+        forward_passes=len(losses),
+        backward_passes=len(losses),
+        steps=len(losses) if tuning else 0,
+        examples=examples + rest.examples if tuning else 0,
+        recipe=stop.recipe,
+        trace={"loss": losses, "score": [r.score for r in stop.removed]},
+    )

@@ -16,7 +16,8 @@ from survey_lib.mechanics.budget import BudgetNotMet
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import ChannelGraph
-from survey_lib.mechanics.surgery import Recipe, apply_recipe
+from survey_lib.mechanics.scratch import from_scratch
+from survey_lib.mechanics.surgery import Recipe
 from survey_lib.methods.closer_look.method import inside_blocks
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.task import Task
@@ -24,9 +25,7 @@ from survey_lib.tasks.task import Task
 
 def profile(task: Task, widths: Mapping[str, int], *, generator: torch.Generator) -> nn.Module:
     """A fresh wide net of which each named group keeps its first so many channels."""
-    net = task.build(generator)
-    graph = trace_groups(net, task.example(1))
-    return apply_recipe(net, graph, {name: list(range(n)) for name, n in widths.items()})
+    return from_scratch(task, widths, generator=generator)
 
 
 def widths_of(graph: ChannelGraph, recipe: Recipe) -> dict[str, int]:

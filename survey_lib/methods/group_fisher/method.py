@@ -20,30 +20,34 @@ mode included.
 Differs: each group keeps at least one unit (the paper's code has no lower bound; a later port has
 this rule). Groups come from the channel engine, because algorithm 1 never merges groups (see
 :mod:`.grouping`). :math:`\Delta^\alpha` with :math:`\alpha \ne 1`, squaring first, the first-order
-score and random scores are for comparison.
+score and random scores are for comparison. :func:`compress` has a training of given length to
+spend: the share ``path`` of its steps is dealt out evenly over the units that may have to go, at
+most :math:`d` before each, at a constant small rate; all the others are the tuning at the end.
 
-Cost: :math:`d` training steps for each unit that goes, then one training.
+Cost: :math:`d` training steps for each unit that goes, then the tuning.
 """
 
 import copy
-from collections.abc import Generator
-from dataclasses import dataclass
-from math import ceil
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from survey_lib.mechanics.budget import Budget, BudgetNotMet
+from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.gates import GateGradients, gated
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup
+from survey_lib.mechanics.selection import channels_table, check_reach, shrunk
 from survey_lib.mechanics.surgery import Recipe, apply_recipe
 from survey_lib.methods.compressed import Compressed
-from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import batches, fit, make_optimizer
+from survey_lib.methods.sharing import constant, for_steps, looking, most_removals, pace
+from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import History, fit, total_steps, training
 
 STEERS = "budget"
 KIND = "channels"
@@ -64,21 +68,21 @@ class Config:
     score: str = "fisher"
     """``fisher``, or to compare: ``square_first``, ``first_order``, ``random``."""
     d: int = 25
-    """Training steps for each unit."""
-    lr: float = 0.004
-    """Constant learning rate while units go."""
-    tune_epochs: float | None = None
-    """Epochs of tuning at the end; by default as many as the task's training."""
-    tune_lr: float = 0.1
-    """Peak learning rate of the tuning."""
+    """Training steps for each unit, at most."""
+    path: float = 0.5
+    """Share of the tuning's steps that is there for the time while units go."""
+    rate: float = 0.04
+    """The constant learning rate while units go, as a share of the tuning's peak rate."""
 
     def __post_init__(self) -> None:
         if self.per not in SAVINGS:
             raise ValueError(f"group_fisher: per is one of {', '.join(map(repr, SAVINGS))}")
         if self.score not in SCORES:
             raise ValueError(f"group_fisher: no score {self.score!r}; use {', '.join(SCORES)}")
-        if self.d < 1 or self.alpha < 0:
-            raise ValueError(f"group_fisher: need d ≥ 1 and alpha ≥ 0, got {self}")
+        if self.d < 1 or self.alpha < 0 or not 0 < self.path <= 1 or self.rate < 0:
+            raise ValueError(
+                f"group_fisher: need d ≥ 1, alpha ≥ 0, 0 < path ≤ 1 and rate ≥ 0, got {self}"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ class Removal:
     recipe: Recipe
     """Units still there, by prunable group."""
     loss: list[float]
-    """Training loss of the d steps before."""
+    """Loss of each of the d batches before."""
+    examples: int
+    """Examples in them."""
 
 
 def is_internal(group: ChannelGroup) -> bool:
@@ -140,11 +146,22 @@ def choose(
 
 
 def one_by_one(
-    model: nn.Module, graph: ChannelGraph, task: Task, config: Config, *, generator: torch.Generator
-) -> Generator[Removal, None, None]:
+    model: nn.Module, graph: ChannelGraph, task: Task, config: Config, recipe: Training | None, *,
+    generator: torch.Generator, due: Callable[[int], int] | None = None,
+) -> Generator[Removal, None, None]:  # fmt: skip
     """Algorithm 2: train ``model`` in place and mask a unit every d steps, until none may go.
 
     Between two steps the net computes with the masks. Close the iterator to take them off.
+
+    Args:
+        model: trained on in place.
+        graph: its groups.
+        task: data and loss.
+        config: score, normalisation, d.
+        recipe: batch size, weight decay and rate, which stays at its peak; None: the net is only
+            looked at, in eval mode, and no weight moves.
+        generator: draws the data order, and random scores.
+        due: units gone → steps made before the next goes; by default d for each.
     """
     device = next(model.parameters()).device
     groups = [g.name for g in graph.prunable if config.coupled or is_internal(g)]
@@ -152,29 +169,34 @@ def one_by_one(
     masks = {g.name: torch.ones(g.size, device=device) for g in graph.prunable}
     kept = np.array([g.size for g in graph.groups])
     costs = Costs(graph, config.per) if config.per else None
-    optimizer = make_optimizer(model, task.with_training(lr=config.lr).training)
-    order = batches(len(task.train), task.training.batch, generator)
+    due = due or (lambda gone: config.d * (gone + 1))
+    looks = recipe is None
+    steps = (
+        looking(model, task, generator=generator)
+        if recipe is None
+        else training(model, task, constant(recipe), generator=generator)
+    )
+    s: dict[str, Tensor] = {}
+    gone = done = 0
     # masks first, so that what is watched is the masked input
     with gated(model, graph, masks) as m, GateGradients(model, graph) as watched:
         while True:
-            model.train()
-            s: dict[str, Tensor] = {}
+            model.train(not looks)
+            number = 0 if looks and config.score == "random" else due(gone) - done
+            s = {} if number else s  # forgotten after each removal, where others follow
             losses: list[float] = []
-            for _ in range(config.d):
-                rows = next(order)
-                x, y = task.train.x[rows].to(device), task.train.y[rows].to(device)
-                if x.ndim == 4:
-                    x = x.contiguous(memory_format=torch.channels_last)
-                watched.clear()
-                optimizer.zero_grad(set_to_none=True)
-                loss = task.loss(model(x), y)
-                loss.backward()
+            examples = 0
+            for step in islice(steps, number):
                 for name, copies in watched.single().items():
-                    g = len(x) * torch.stack(list(copies.values()))  # the loss is a mean over n
+                    # the loss is a mean over n
+                    g = step.examples * torch.stack(list(copies.values()))
                     new = importance(g, config.score)
                     s[name] = s[name] + new if name in s else new
-                optimizer.step()
-                losses.append(float(loss.detach()))
+                watched.clear()
+                step.move()
+                losses.append(step.loss)
+                examples += step.examples
+            done += number
             if config.score == "random":
                 s = {n: torch.rand(len(m[n]), generator=generator, device="cpu") for n in groups}
             delta = costs.savings(kept) if costs else np.ones(len(kept))
@@ -184,9 +206,27 @@ def one_by_one(
                 return
             name, unit, score = found
             m[name][unit] = 0
+            gone += 1
             kept[index[name]] -= 1
-            recipe = {n: torch.nonzero(mask).flatten().tolist() for n, mask in m.items()}
-            yield Removal(name, unit, score, kept.copy(), recipe, losses)
+            left = {n: torch.nonzero(mask).flatten().tolist() for n, mask in m.items()}
+            yield Removal(name, unit, score, kept.copy(), left, losses, examples)
+
+
+def least(graph: ChannelGraph, config: Config) -> np.ndarray:
+    """(groups,) units that have to stay."""
+    return np.array([
+        1 if not g.protected and (config.coupled or is_internal(g)) else g.size
+        for g in graph.groups
+    ])  # fmt: skip
+
+
+def reach(graph: ChannelGraph, budget: Budget, config: Config) -> Costs:
+    """The costs of a net, of which one unit in each group has to stay.
+
+    Raises:
+        BudgetNotMet: that is still too much.
+    """
+    return check_reach(graph, budget, least(graph, config), "group_fisher")
 
 
 def compress(
@@ -195,15 +235,19 @@ def compress(
     budget: Budget,
     config: Config = Config(),
     *,
+    tuning: Training | None,
     generator: torch.Generator,
 ) -> Compressed:
     """Prune a copy of a converged net down to ``budget``, then tune it.
 
     Args:
         model: the dense net, trained.
-        task: its data, loss and training recipe.
+        task: its data and loss.
         budget: ``macs``, ``activations`` or ``params`` to keep.
-        config: score, normalisation, d, rates.
+        config: score, normalisation, d, and how the tuning is shared out.
+        tuning: the share ``config.path`` of its steps at most while units go, all others after the
+            removal, by its schedule. None looks at d batches before each removal, in eval mode,
+            and trains nothing.
         generator: draws the order of the data.
 
     Raises:
@@ -211,40 +255,41 @@ def compress(
         GraphError: the net cannot be followed.
     """
     start = perf_counter()
-    net = copy.deepcopy(model)
+    net = copy.deepcopy(model).eval()
     graph = trace_groups(net, task.example(1).to(next(net.parameters()).device))
-    costs = Costs(graph, budget.metric)
-    smallest = np.array([
-        1 if not g.protected and (config.coupled or is_internal(g)) else g.size
-        for g in graph.groups
-    ])  # fmt: skip
-    if costs(smallest) > budget.keep * costs.dense:
-        raise BudgetNotMet(
-            f"group_fisher: {budget.metric}={budget.keep:.4g} is out of reach for {graph.model}; "
-            f"down to {ceil(1e4 * costs(smallest) / costs.dense) / 1e4:.4g} is reachable"
-        )
+    costs = reach(graph, budget, config)
+    target = budget.keep * costs.dense
+    steps, due, meanwhile = 0, None, None
+    if tuning:
+        steps = total_steps(task, tuning)
+        most = max(1, most_removals(costs, least(graph, config), target))
+        due = pace(max(1, round(config.path * steps)), most, config.d)
+        meanwhile = replace(tuning, lr=config.rate * tuning.lr)
     recipe: Recipe = {}
     loss: list[float] = []
+    examples = 0
     share = [1.0]
-    path = one_by_one(net, graph, task, config, generator=generator)
+    path = one_by_one(net, graph, task, config, meanwhile, generator=generator, due=due)
     while share[-1] > budget.keep:
         step = next(path)
         recipe = step.recipe
         loss += step.loss
+        examples += step.examples
         share.append(costs(step.kept) / costs.dense)
     path.close()
-    small = apply_recipe(net.eval(), graph, recipe)
-    epochs = task.training.epochs if config.tune_epochs is None else config.tune_epochs
-    if epochs:
-        tuning = task.with_training(epochs=epochs, lr=config.tune_lr)
-        loss += fit(small, tuning, generator=generator).loss
-    left = {g.name: len(recipe.get(g.name, range(g.size))) for g in graph.prunable}
+    small = apply_recipe(net.eval(), graph, recipe).eval()
+    rest = History()
+    if tuning and len(loss) < steps:
+        rest = fit(small, task, for_steps(task, tuning, steps - len(loss)), generator=generator)
+    loss += rest.loss
     return Compressed(
-        small.eval(),
-        [{"layer": g.name, "channels": g.size, "kept": left[g.name]} for g in graph.prunable],
+        small,
+        channels_table(graph, recipe),
         perf_counter() - start,
         forward_passes=len(loss),
         backward_passes=len(loss),
-        recipe={n: r for n, r in recipe.items() if len(r) < graph[n].size},
+        steps=len(loss) if tuning else 0,
+        examples=examples + rest.examples if tuning else 0,
+        recipe=shrunk(graph, recipe),
         trace={"loss": loss, "share": share},
     )

@@ -19,7 +19,7 @@ from survey_lib.mechanics.int8 import (
     whole,
     zeropoint,
 )
-from survey_lib.methods.llm_int8.method import Config, outlier_branch, outliers
+from survey_lib.methods.llm_int8.kinds import GRIDS, Config, outlier_branch, outliers
 
 
 class Int8Linear(nn.Module):
@@ -49,10 +49,9 @@ class Int8Linear(nn.Module):
         self.config = config
         self.kind, self.alpha = config.kind, config.alpha
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.grid = zeropoint if "zeropoint" in config.kind else absmax
-        self.x_dim = None if config.kind in ("absmax", "zeropoint") else 1
-        own_columns = "vector-wise" in config.kind or "LLM.int8()" in config.kind
-        self.decomposes = "decomposition" in config.kind or "LLM.int8()" in config.kind
+        grids = GRIDS[config.kind]
+        self.grid, self.decomposes = grids.grid, grids.decomposes
+        self.x_dim = 1 if grids.rows else None
         self._ready: tuple | None = None
         W = linear.weight.detach()  # (out, in): a column of the paper's W is a row here
         bias = None if linear.bias is None else linear.bias.detach().clone()
@@ -60,7 +59,7 @@ class Int8Linear(nn.Module):
         if config.activations_only:
             self.register_buffer("weight", W.clone())
             return
-        W_i8 = self.grid(W.float(), 1 if own_columns else None)
+        W_i8 = self.grid(W.float(), 1 if grids.columns else None)
         self.register_buffer("weight", W_i8.q.contiguous())
         self.register_buffer("scale", W_i8.scale.contiguous())
         self.register_buffer("zero", W_i8.zero)

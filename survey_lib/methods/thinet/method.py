@@ -13,13 +13,15 @@ Differs: least squares finds the change from 1, so that a channel that is silent
 dead ReLU, :math:`X^\top X` singular) keeps the scalar 1 instead of breaking the solution. The
 rate of each tuning follows a cosine, the paper's falls in steps. The paper sets :math:`r` by hand
 in each layer; here ``Config.r`` does so, or else a budget is turned into the largest :math:`r`,
-equal in all pruned layers, whose net meets it.
+equal in all pruned layers, whose net meets it. The tuning has a given length; the share
+``between`` of its steps is dealt out evenly over the layers, the others are made at the end.
 
 Cost: for each layer one forward pass over some hundred images, :math:`m C^2` for the products of
-rows and :math:`C^2` for the greedy choice; then the epochs of tuning.
+rows and :math:`C^2` for the greedy choice; then the tuning.
 """
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
@@ -32,9 +34,11 @@ from torch import Tensor, nn
 
 from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.graph import trace_groups
-from survey_lib.mechanics.groups import ChannelGroup
+from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup
+from survey_lib.mechanics.selection import channels_table, shrunk
 from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.methods.compressed import Compressed
+from survey_lib.methods.sharing import for_steps
 from survey_lib.methods.thinet.rows import (
     CHUNK,
     Rows,
@@ -43,8 +47,8 @@ from survey_lib.methods.thinet.rows import (
     sample_rows,
 )
 from survey_lib.methods.thinet.shares import Ratios, kept_numbers
-from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import fit
+from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import fit, total_steps
 
 STEERS = "budget"
 KIND = "channels"
@@ -64,12 +68,10 @@ class Config:
     """(Output filter, location) pairs of each image; m = classes × images × pairs rows."""
     rescale: bool = True
     """Rescale the kept channels by least squares."""
-    layer_epochs: float = 1.0
-    """Epochs of tuning after each layer; 0 tunes nothing."""
-    final_epochs: float = 12.0
-    """Epochs of tuning at the end."""
-    lr: float = 0.02
-    """Peak learning rate of each tuning."""
+    between: float = 0.5
+    """Share of the tuning's steps that is made after the layers, in equal parts, each with the
+    whole schedule; the rest ends it (the paper: one epoch after each of ten to thirteen layers,
+    twelve at the end)."""
 
     def __post_init__(self) -> None:
         ratios = (
@@ -77,8 +79,8 @@ class Config:
         )
         if not all(0 < r <= 1 for _, r in ratios):
             raise ValueError(f"thinet: r is the share kept and lies in (0, 1], got {self.r}")
-        if self.images < 1 or self.pairs < 1 or self.layer_epochs < 0 or self.final_epochs < 0:
-            raise ValueError(f"thinet: need images and pairs ≥ 1 and epochs ≥ 0, got {self}")
+        if self.images < 1 or self.pairs < 1 or not 0 <= self.between <= 1:
+            raise ValueError(f"thinet: need images and pairs ≥ 1 and between in [0, 1], got {self}")
 
 
 @dataclass(frozen=True)
@@ -154,27 +156,41 @@ def thinet(rescale: bool) -> Choice:
     return choose
 
 
+def reach(graph: ChannelGraph, budget: Budget | None, config: Config) -> None:
+    """Raise BudgetNotMet for a budget that these layers, or ``config.r``, cannot meet."""
+    kept_numbers(graph, budget, config.r, config.layers)
+
+
 def compress(
     model: nn.Module,
     task: Task,
     budget: Budget | None,
     config: Config = Config(),
     *,
+    tuning: Training | None,
     generator: torch.Generator,
 ) -> Compressed:
     """Prune a copy of a trained ``model`` layer by layer.
 
     Args:
         model: a trained net.
-        task: data and loss of the tuning.
+        task: data and loss.
         budget: ``macs``, ``params`` or ``activations``; None only where ``config.r`` is given.
-        config: shares kept, rows, tuning.
+        config: shares kept, rows, and how the tuning is shared out.
+        tuning: spent after each layer and at the end; None trains nothing.
         generator: draws images, rows and the order of the data.
 
     Raises:
         BudgetNotMet: one filter in each layer is still too much, or ``config.r`` keeps too much.
     """
-    return layer_by_layer(model, task, budget, config, thinet(config.rescale), generator)
+    choose = thinet(config.rescale)
+    return layer_by_layer(model, task, budget, config, choose, tuning, generator)
+
+
+def parts(steps: int, between: float, layers: int) -> list[int]:
+    """Training steps after each layer, then those at the end; ``steps`` in all."""
+    marks = [round(between * steps * i / layers) for i in range(layers + 1)]
+    return [*(b - a for a, b in itertools.pairwise(marks)), steps - marks[-1]]
 
 
 def layer_by_layer(
@@ -183,6 +199,7 @@ def layer_by_layer(
     budget: Budget | None,
     config: Config,
     choose: Choice,
+    tuning: Training | None,
     generator: torch.Generator,
     *,
     before_final: Callable[[nn.Module], None] | None = None,
@@ -195,9 +212,19 @@ def layer_by_layer(
     images, others = (
         x.to(example.device) for x in calibration_images(task, config.images, generator)
     )
-    net, table, losses, recipe = copy.deepcopy(model), [], [], {}
-    tuning = task.with_training(epochs=config.layer_epochs, lr=config.lr)
-    for name, number in keep.items():
+    net, recipe = copy.deepcopy(model).eval(), {}
+    trace: dict[str, list] = {"layer": [], "error": [], "held_out": [], "loss": []}
+    *after, final = parts(total_steps(task, tuning) if tuning else 0, config.between, len(keep))
+    examples = 0
+
+    def tune(steps: int) -> None:
+        nonlocal examples
+        if tuning and steps:
+            spent = fit(net, task, for_steps(task, tuning, steps), generator=generator)
+            trace["loss"] += spent.loss
+            examples += spent.examples
+
+    for (name, number), steps in zip(keep.items(), after, strict=True):
         now = trace_groups(net, example)
         rows = sample_rows(net, now[name], images, config.pairs, generator)
         held_out = sample_rows(net, now[name], others, config.pairs, generator)
@@ -205,22 +232,22 @@ def layer_by_layer(
         net = apply_recipe(net, now, {name: kept})
         fold(*reading_layer(net, trace_groups(net, example)[name]), w)
         recipe[name] = kept
-        table.append({"layer": name, "channels": graph[name].size, "kept": number,
-                      "error": rows.error(kept, w),
-                      "held_out": held_out.error(kept, w)})  # fmt: skip
-        if config.layer_epochs:
-            losses += fit(net, tuning, generator=generator).loss
+        errors = rows.error(kept, w), held_out.error(kept, w)
+        for key, value in zip(trace, (name, *errors), strict=False):
+            trace[key].append(value)
+        tune(steps)
     if before_final:
         before_final(net)
-    if config.final_epochs:
-        tuning = task.with_training(epochs=config.final_epochs, lr=config.lr)
-        losses += fit(net, tuning, generator=generator).loss
+    tune(final)
+    made = len(trace["loss"])
     return Compressed(
         net.eval(),
-        table,
+        channels_table(graph, recipe),
         perf_counter() - start,
-        forward_passes=len(losses) + 2 * len(keep) * ceil(len(images) / CHUNK),
-        backward_passes=len(losses),
-        recipe=recipe,
-        trace={"loss": losses},
+        forward_passes=made + 2 * len(keep) * ceil(len(images) / CHUNK),
+        backward_passes=made,
+        steps=made,
+        examples=examples,
+        recipe=shrunk(graph, recipe),
+        trace=trace,
     )

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.methods.compressed import Compressed
 from survey_lib.methods.thinet import method
 from survey_lib.methods.thinet.method import Choice, Site
 from survey_lib.methods.thinet.rows import reading_layer, seen_and_made
-from survey_lib.tasks.task import Task
+from survey_lib.tasks.task import Task, Training
 
 STEERS = "budget"
 KIND = "channels"
@@ -104,17 +105,23 @@ class Config:
             raise ValueError(f"no criterion {self.criterion!r}; use one of {', '.join(CHOICES)}")
 
 
+def reach(graph: ChannelGraph, budget: Budget | None, config: Config) -> None:
+    """As :func:`survey_lib.methods.thinet.method.reach`."""
+    method.reach(graph, budget, config.thinet)
+
+
 def compress(
     model: nn.Module,
     task: Task,
     budget: Budget | None,
     config: Config = Config(),
     *,
+    tuning: Training | None,
     generator: torch.Generator,
 ) -> Compressed:
     """As :func:`survey_lib.methods.thinet.method.compress`, with another choice of filters."""
     choose = CHOICES[config.criterion]
-    return method.layer_by_layer(model, task, budget, config.thinet, choose, generator)
+    return method.layer_by_layer(model, task, budget, config.thinet, choose, tuning, generator)
 
 
 def best_subset(gram: np.ndarray, n: int) -> tuple[list[int], float]:

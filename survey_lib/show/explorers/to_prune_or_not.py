@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from survey_lib.evidence.records import Record
-from survey_lib.experiments import to_prune_or_not as experiment
+from survey_lib.experiments.context import measure
+from survey_lib.experiments.to_prune_or_not import study
 from survey_lib.show import style
 from survey_lib.show.explorer import Control, Explorer
 from survey_lib.show.figure import Figure, figure, panels
@@ -32,13 +33,13 @@ def grid(recorded: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for record in recorded:
         config, numbers = record.config, record.numbers
-        if config["task"] != "cnn_small" or config["keep"] is None:
+        if config["family"] != "cnn" or not config["keep"]:
             continue
         shared = {
             "keep": config["keep"],
             "exponent": config["exponent"],
             "window": WINDOWS[config["begin"], config["end"]],
-            "accuracy": numbers["accuracy"],
+            "accuracy": numbers["test"],
             "bytes": numbers["bytes_bitmask"],
         }
         rows += [shared | {"part": "schedule"} | p for p in path(numbers).to_dict("records")]
@@ -63,7 +64,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
             color=colour,
         )
     )
-    bytes_axis = alt.Axis(format="~s", values=[12_000, 20_000, 40_000, 70_000])
+    bytes_axis = alt.Axis(format="~s", values=[9_000, 20_000, 70_000])
     runs = base.transform_filter(
         (alt.datum.part == "layer") & (alt.datum.layer == "linear")
     ).encode(
@@ -93,16 +94,16 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
 
 
 def train(
-    keep: float, exponent: float, window: str, epochs: float, progress: Callable[..., None]
+    keep: float, exponent: float, window: str, longer: float, progress: Callable[..., None]
 ) -> Figure:
-    """Train the medium net at these settings, seed 0, and draw what came out."""
+    """Train the medium net at these settings, replicate 0, and draw what came out."""
     begin, end = next(ends for ends, name in WINDOWS.items() if name == window)
-    cell = experiment.Cell(
-        "cnn_small", experiment.MEDIUM, "gradual", 0, keep=keep, exponent=exponent,
-        begin=begin, end=end, epochs=epochs, lr=experiment.LEARNING_RATES["cnn_small"]["sparse"],
+    cell = study.cell(
+        "gradual", 0, "cnn", study.MEDIUM,
+        keep=keep, exponent=exponent, begin=begin, end=end, longer=longer,
     )  # fmt: skip
     progress(0, 1, "training …")
-    numbers = experiment.run(cell)
+    numbers = measure("to_prune_or_not", cell, "live")
     progress(1, 1, "done")
     steps = path(numbers)
     fig, axes = panels(2, height=2.8, sharey=False)
@@ -114,7 +115,7 @@ def train(
         axes[1].barh(LAYERS[name], kept, color=colour)
     axes[1].set(xlabel="weights: kept of all")
     words = (
-        f"test accuracy {numbers['accuracy']:.1%}, "
+        f"test accuracy {numbers['test']:.1%}, "
         f"bit-mask file {numbers['bytes_bitmask'] / 1000:.0f} kB, "
         f"{numbers['trace']['readmitted'][-1]} weights came back"
     )
@@ -129,16 +130,20 @@ def train(
 
 def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
     """The explorer over the recorded grid; live it trains for real (one epoch in smoke)."""
-    epochs = 1.0 if profile == "smoke" else experiment.EPOCHS["cnn_small"]
+    longer = 1 / 16 if profile == "smoke" else 1.0
 
     def live(keep: float, exponent: float, window: str, progress: Callable[..., None]) -> Figure:
-        return train(keep, exponent, window, epochs, progress)
+        return train(keep, exponent, window, longer, progress)
 
     return Explorer(
         "schedule",
         controls=[
             Control(
-                "keep", "Parameters kept", experiment.EXPLORER_KEEP, 0.1, format="{:.0%}".format
+                "keep",
+                "Parameters kept",
+                study.KEEP,
+                0.03,
+                format=lambda share: f"{100 * share:g} %",
             ),
             Control(
                 "exponent", "Bend of the schedule", tuple(BENDS), 3.0, format=BENDS.__getitem__

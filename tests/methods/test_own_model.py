@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from survey_lib.cli import app
-from survey_lib.experiments import own_model
 from survey_lib.mechanics.budget import Budget
+from survey_lib.methods import own_model
+from survey_lib.methods.contract import METHODS
 from survey_lib.tasks.dense import seeded
 
 NET = """
@@ -65,6 +66,64 @@ def test_the_saved_net_is_the_pruned_one(method, images, tmp_path):
     assert done.accuracy["dense"] > 0.9  # red and blue can be told apart
 
 
+CHANNELS = [n for n, e in METHODS.items() if e.kind == "channels" and e.steers == "budget"]
+NO_SUCH_BN = ("bn_scale",)  # the second convolution has no batch norm
+
+
+def asked(images, out, **changes):
+    words = {
+        "--model": f"{images / 'net.py'}:build", "--method": "l1", "--keep": "macs=0.5",
+        "--data": f"imagefolder:{images}", "--out": str(out), "--size": "12", "--batch": "8",
+        "--train-epochs": "0.2", "--tune-epochs": "0.2",
+    }  # fmt: skip
+    words |= {f"--{k.replace('_', '-')}": v for k, v in changes.items()}
+    return CliRunner().invoke(app, ["prune", *(w for pair in words.items() for w in pair)])
+
+
+@pytest.mark.parametrize("method", [m for m in CHANNELS if m not in NO_SUCH_BN])
+def test_whatever_the_method_the_tuning_asked_for_is_what_is_spent(
+    method, images, tmp_path, monkeypatch
+):
+    """One epoch in batches of 8; a method that trains in parts sees a few images more in it."""
+    rates = []
+    plain = own_model.contract.METHODS[method].compress
+
+    def watched(*args, tuning, **more):
+        rates.append((tuning.lr, tuning.epochs, tuning.batch))
+        return plain(*args, tuning=tuning, **more)
+
+    monkeypatch.setattr(own_model.contract.METHODS[method].load(), "compress", watched)
+    result = asked(images, tmp_path / "out", method=method, tune_epochs="1", lr="0.01")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    steps = -(-report["training_images"] // 8)
+    assert rates == [(0.01, 1.0, 8)]
+    assert report["spent"]["steps"] == steps > 3
+    assert 0 <= report["spent"]["examples"] - report["training_images"] < 8
+    assert report["tuning"]["epochs"] == report["spent"]["examples"] / report["training_images"]
+    assert report["tuning"]["lr"] == 0.01
+
+
+def test_no_epochs_of_tuning_tune_nothing(images, tmp_path):
+    result = asked(images, tmp_path / "out", method="thinet", tune_epochs="0")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["tuning"] is None
+    assert report["spent"]["steps"] == report["spent"]["examples"] == 0
+
+
+@pytest.mark.parametrize("method", CHANNELS)
+def test_a_budget_out_of_reach_or_a_folder_that_is_a_file_is_told_before_training(
+    method, images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(own_model, "fit", None)  # would be called
+    result = asked(images, tmp_path / "out", method=method, keep="macs=0.001")
+    assert "0.001 is" in result.output
+    (tmp_path / "file").write_text("")
+    result = asked(images, tmp_path / "file" / "out", method=method)
+    assert result.output.strip().endswith("file is no folder")
+
+
 def test_given_weights_are_used_and_nothing_is_trained(images, tmp_path):
     spec = f"{images / 'net.py'}:build"
     make = own_model.constructor(spec, channels=3, size=12, classes=2)
@@ -102,24 +161,21 @@ def test_the_command_prints_before_and_after_and_a_latency_line(images, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"--method": "magic"}, "no channel method 'magic'; use one of random"),
-        ({"--keep": "macs=0"}, "keep must lie in (0, 1]"),
-        ({"--keep": "macs=1.5"}, "keep must lie in (0, 1]"),
-        ({"--keep": "bits=0.5"}, "cannot be budgeted by 'bits'"),
-        ({"--keep": "macs=0.0001"}, "is out of reach"),
-        ({"--data": "cifar10"}, "cannot use data 'cifar10'; give imagefolder:PATH"),
-        ({"--data": "imagefolder:/nowhere"}, "no such folder"),
-        ({"--model": "resnet_large"}, "no model 'resnet_large'"),
-        ({"--weights": "/nowhere.safetensors"}, "no such file"),
+        ({"method": "magic"}, "no channels method 'magic'; use one of thinet"),
+        ({"keep": "macs=0"}, "keep must lie in (0, 1]"),
+        ({"keep": "macs=1.5"}, "keep must lie in (0, 1]"),
+        ({"keep": "bits=0.5"}, "cannot be budgeted by 'bits'"),
+        ({"keep": "macs=0.0001"}, "is out of reach"),
+        ({"data": "cifar10"}, "cannot use data 'cifar10'; give imagefolder:PATH"),
+        ({"data": "imagefolder:/nowhere"}, "no such folder"),
+        ({"model": "resnet_large"}, "no model 'resnet_large'"),
+        ({"method": "magnitude"}, "no channels method 'magnitude'"),
+        ({"tune_epochs": "-1"}, "tune epochs ≥ 0"),
+        ({"weights": "/nowhere.safetensors"}, "no such file"),
     ],
 )
 def test_a_bad_request_is_one_clear_sentence(changes, message, images, tmp_path):
-    words = {
-        "--model": f"{images / 'net.py'}:build", "--method": "l1", "--keep": "macs=0.5",
-        "--data": f"imagefolder:{images}", "--out": str(tmp_path / "out"), "--size": "12",
-        "--train-epochs": "0.2", "--tune-epochs": "0.2",
-    } | changes  # fmt: skip
-    result = CliRunner().invoke(app, ["prune", *(w for pair in words.items() for w in pair)])
+    result = asked(images, tmp_path / "out", **changes)
     assert result.exit_code == 1
     last = result.output.strip().splitlines()[-1]
     assert last.startswith("survey: ")

@@ -3,27 +3,26 @@
 What ``survey prune`` does, as one function.
 """
 
-import importlib
 import json
+import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import nn
 
 from survey_lib import files
 from survey_lib.measure.compare import Comparison, compare
 from survey_lib.mechanics.budget import Budget
-from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.surgery import load_compressed, read_recipe, save_compressed
-from survey_lib.methods import METHODS, channel_baselines
+from survey_lib.methods import contract
 from survey_lib.methods.compressed import Compressed
 from survey_lib.tasks.data import image_folder
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.own import constructor, load_weights, own_task
-from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.task import Training
 from survey_lib.tasks.train import evaluate, fit
 
 
@@ -37,19 +36,6 @@ class Pruned:
     accuracy: dict[str, float]
     """Test accuracy of ``dense`` and ``pruned`` (after tuning)."""
     folder: Path
-
-
-def methods() -> dict[str, tuple[Callable[..., Compressed], Any]]:
-    """Name → (compress, default config) of everything that removes channels to a budget."""
-    found: dict[str, tuple[Callable[..., Compressed], Any]] = {
-        name: (channel_baselines.compress, channel_baselines.Config(name))
-        for name in channel_baselines.CRITERIA
-    }
-    for slug, module_name in METHODS.items():
-        module = importlib.import_module(module_name)
-        if module.KIND == "channels" and module.STEERS == "budget":
-            found[slug] = (module.compress, module.Config())
-    return found
 
 
 def prune(
@@ -73,25 +59,28 @@ def prune(
     Args:
         spec: the net, see :func:`survey_lib.tasks.own.constructor`.
         data: ``imagefolder:PATH``.
-        method: a name of :func:`methods`.
+        method: of kind ``channels`` and steered by a budget, in
+            :data:`survey_lib.methods.contract.METHODS`.
         budget: ``macs``, ``params`` or ``activations``.
         out: folder for ``recipe.json``, ``weights.safetensors`` and ``report.json``.
         weights: a safetensors file of the trained dense net; without it the net is trained here.
         size: images are resized to so many pixels.
         train_epochs: epochs of the dense net's training, where there are no weights.
-        tune_epochs: epochs of tuning.
-        lr: peak learning rate of both.
+        tune_epochs: epochs of tuning, for whatever method; 0 tunes nothing.
+        lr: peak learning rate of both trainings.
         batch: images a step.
         seed: of initialisation, data order and method.
         say: receives one line of progress after each stage.
 
     Raises:
-        ValueError: unknown model, method or kind of data, or a budget that cannot be met.
+        ValueError: unknown model, method or kind of data, a budget that cannot be met, or an
+            ``out`` that cannot be written; all before anything is trained.
         DataError: images or weights are missing or damaged.
     """
-    known = methods()
-    if method not in known:
-        raise ValueError(f"no channel method {method!r}; use one of {', '.join(known)}")
+    entry = contract.find(method, kind="channels", steers="budget")
+    if train_epochs <= 0 or tune_epochs < 0 or lr <= 0 or batch < 1:
+        raise ValueError("need train epochs > 0, tune epochs ≥ 0, a rate > 0 and a batch ≥ 1")
+    check_folder(out)
     kind, _, path = data.partition(":")
     if kind != "imagefolder" or not path:
         raise ValueError(f"cannot use data {data!r}; give imagefolder:PATH")
@@ -102,7 +91,7 @@ def prune(
     dense = task.build(seeded(seed))
     # before anything is trained: net and budget may be refused
     graph = trace_groups(dense, task.example(1))
-    Costs(graph, budget.metric)
+    entry.load().reach(graph, budget, entry.config())
     if weights:
         load_weights(dense, weights).eval()
     else:
@@ -110,24 +99,43 @@ def prune(
         say(f"trained the dense net for {train_epochs:g} epochs, as no weights were given")
     accuracy = {"dense": evaluate(dense, task.test, task)["accuracy"]}
     say(f"dense: accuracy {accuracy['dense']:.4f}")
-    compress, config = known[method]
-    tuning: Task = task.with_training(epochs=tune_epochs)
-    result = compress(dense, tuning, budget, config, generator=seeded(seed, 1))
+    tuning = replace(training, epochs=tune_epochs) if tune_epochs else None
+    generator = seeded(seed, 1)
+    result = entry.compress(dense, task, budget, entry.config(), tuning=tuning, generator=generator)
     accuracy["pruned"] = evaluate(result.model, task.test, task)["accuracy"]
-    say(f"pruned by {method} in {result.seconds:.0f} s: accuracy {accuracy['pruned']:.4f}")
+    say(
+        f"pruned by {method} in {result.seconds:.0f} s and {result.steps} steps of tuning: "
+        f"accuracy {accuracy['pruned']:.4f}"
+    )
     save_compressed(result.model, graph, result.recipe, out, constructor=spec)
     comparison = compare(
         {"dense": dense, "pruned": result.model}, task.example(min(8, len(task.test)))
     )
+    made = {"epochs": result.examples / len(task.train)}
     report = {
         "model": spec, "method": method, "budget": asdict(budget), "seed": seed,
         "classes": list(splits.classes), "channels": splits.train.x.shape[1], "size": size,
-        "accuracy": accuracy, "rows": comparison.dicts(), "device": comparison.device_line,
-        "layers": result.table, "training": asdict(training), "tune_epochs": tune_epochs,
+        "training_images": len(task.train), "accuracy": accuracy, "rows": comparison.dicts(),
+        "device": comparison.device_line, "layers": result.table,
         "weights": "given" if weights else "trained here",
+        "training": None if weights else asdict(training),
+        "tuning": asdict(tuning) | made if tuning else None,
+        "spent": {
+            "steps": result.steps, "examples": result.examples, "seconds": result.seconds,
+            "forward_passes": result.forward_passes, "backward_passes": result.backward_passes,
+        },
     }  # fmt: skip
     files.write_atomic(out / "report.json", json.dumps(report, indent=1) + "\n")
     return Pruned(result, comparison, accuracy, out)
+
+
+def check_folder(out: Path) -> None:
+    """Raise ValueError for a folder that cannot be made or written into; makes nothing."""
+    there = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise ValueError(f"cannot write to {out}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write to {out}: {there} may not be written to")
 
 
 def load_pruned(folder: Path) -> nn.Module:
@@ -137,8 +145,6 @@ def load_pruned(folder: Path) -> nn.Module:
         StorageError: a file is absent or damaged.
         ValueError: the constructor can no longer be found.
     """
-    import torch
-
     about = read_recipe(folder)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     shape = {"channels": report["channels"], "size": report["size"]}

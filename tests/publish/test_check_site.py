@@ -1,14 +1,10 @@
 import subprocess
 
 import pytest
-from nbformat import v4
 
-from survey_lib.publish import check, setup_cell
+from survey_lib.publish import check_site as checks
+from survey_lib.publish.check_site import check_site
 
-from .conftest import chapter, code, text
-
-URL = "https://github.com/owner/name"
-SETUP = setup_cell.setup_source(URL)
 PICTURE = '<svg role="img"><title>Falls</title><path d="M0 0"/></svg>'
 
 
@@ -53,7 +49,7 @@ def test_a_good_site_has_no_findings(site):
             '<link rel="canonical" href="https://elsewhere.example/alpha.html">',
         )
     )
-    assert told(check.check_site()) == []
+    assert told(check_site()) == []
 
 
 @pytest.mark.parametrize(
@@ -101,7 +97,7 @@ def test_a_good_site_has_no_findings(site):
 )
 def test_a_planted_defect_is_found(site, body, what):
     (site / "notebooks" / "alpha.html").write_text(page(body))
-    [finding] = check.check_site()
+    [finding] = check_site()
     assert what in finding.what
     assert finding.file == "notebooks/alpha.html"
     assert finding.remedy
@@ -113,7 +109,7 @@ def test_remote_style_sheet_in_the_head_and_in_a_css_file(site):
     (site / "_static" / "site.css").write_text(
         "/* url(https://a.comment) */ @font-face { src: url(https://far.example/f.woff2) }"
     )
-    assert told(check.check_site()) == [
+    assert told(check_site()) == [
         "<link> asks https://far.example/x.css",
         "CSS asks https://far.example/f.woff2",
     ]
@@ -123,14 +119,14 @@ def test_a_told_failure_is_no_finding(site):
     (site / "notebooks" / "alpha.html").write_text(
         page('<div class="survey-unbuilt" data-slug="alpha"></div>')
     )
-    assert check.check_site(["alpha"]) == []
-    assert len(check.check_site(["beta"])) == 1
+    assert check_site(["alpha"]) == []
+    assert len(check_site(["beta"])) == 1
 
 
 def test_local_paths_are_found_in_pages_and_in_downloads(site, book):
     (site / "_sources").mkdir()
     (site / "_sources" / "alpha.ipynb").write_text(f'{{"a": "{book.root}/x.py"}}')
-    [finding] = check.check_site()
+    [finding] = check_site()
     assert finding.file == "_sources/alpha.ipynb"
     assert "local folder" in finding.what
 
@@ -141,22 +137,22 @@ def test_weight_counts_what_the_page_loads_and_what_its_explorer_will(site):
     path = site / "notebooks" / "alpha.html"
     path.write_text(page('<img src="../_static/dot.png?v=1" alt="A dot">'))
     plain = path.stat().st_size + 3
-    assert check.page_weight(path, site) == plain
+    assert checks.page_weight(path, site) == plain
     path.write_text(
         page('<img src="../_static/dot.png" alt="A dot"><p class="survey-explorer"></p>')
     )
-    assert check.page_weight(path, site) == path.stat().st_size + 3 + 1000
+    assert checks.page_weight(path, site) == path.stat().st_size + 3 + 1000
 
 
 def test_too_heavy_pages_are_found(site, monkeypatch):
-    monkeypatch.setattr(check, "HTML_BUDGET", 1000)
-    monkeypatch.setattr(check, "PAGE_BUDGET", 5000)
+    monkeypatch.setattr(checks, "HTML_BUDGET", 1000)
+    monkeypatch.setattr(checks, "PAGE_BUDGET", 5000)
     (site / "notebooks" / "alpha.html").write_text(page("x" * 1100))
     (site / "_static" / "dot.png").write_bytes(b"x" * 5000)
     (site / "notebooks" / "beta.html").write_text(
         page('<h1 id="top">B</h1><img src="../_static/dot.png" alt="A dot">')
     )
-    found = {f.file: f.what for f in check.check_site()}
+    found = {f.file: f.what for f in check_site()}
     assert set(found) == {"notebooks/alpha.html", "notebooks/beta.html"}
     assert "its HTML weighs" in found["notebooks/alpha.html"]
     assert "it loads" in found["notebooks/beta.html"]
@@ -164,89 +160,6 @@ def test_too_heavy_pages_are_found(site, monkeypatch):
 
 def test_missing_page_and_missing_site(site, book):
     (site / "notebooks" / "beta.html").unlink()
-    assert told(check.check_site()) == ["is missing from the site"]
+    assert told(check_site()) == ["is missing from the site"]
     (site / "index.html").unlink()
-    assert told(check.check_site()) == ["there is no site"]
-
-
-def spoiled(change):
-    notebook = chapter(text("Plain words with `code` and $x_1$.", "results-not"))
-    change(notebook)
-    return check.check_notebook(notebook, "notebooks/alpha.ipynb", SETUP)
-
-
-def test_a_good_notebook_has_no_findings():
-    assert spoiled(lambda nb: None) == []
-
-
-def add(cell):
-    return lambda nb: nb.cells.append(cell)
-
-
-@pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        (lambda nb: nb.cells[-1].update(execution_count=3), "holds outputs"),
-        (
-            lambda nb: nb.cells[-1].update(
-                outputs=[v4.new_output("stream", name="stdout", text="1")]
-            ),
-            "holds outputs",
-        ),
-        (lambda nb: nb.metadata.update(widgets={}), "notes of a run"),
-        (lambda nb: nb.cells[-1].metadata.update(papermill={}), "notes of a run"),
-        (lambda nb: nb.cells.extend(text("x") for _ in range(31)), "more than 34"),
-        (lambda nb: nb.cells[1].update(source="import sys"), "set-up cell"),
-        (lambda nb: nb.cells.insert(0, code("1")), "set-up cell"),
-        (lambda nb: nb.cells.pop(1), "set-up cell"),
-        (lambda nb: nb.cells[3].metadata.update(tags=[]), "tagged parameters"),
-        (lambda nb: nb.cells[3].update(source="other = 1"), "tagged parameters"),
-        (lambda nb: nb.cells[-1].metadata.update(tags=[]), "0 cells tagged hero"),
-        (add(text("See {cite}`zhu2017prune`.")), "MyST markup"),
-        (add(text("```{note}\nx\n```")), "MyST markup"),
-        (add(text("::::{grid}\n::::")), "MyST markup"),
-        (add(text("(label)=\n## Head")), "MyST markup"),
-        (add(text("It wins by 3 points.", "results")), "holds a digit"),
-    ],
-)
-def test_a_spoiled_notebook_is_found(change, what):
-    [finding] = spoiled(change)
-    assert what in finding.what
-    assert finding.file == "notebooks/alpha.ipynb"
-
-
-def test_digits_in_link_targets_and_plain_fences_are_fine():
-    assert spoiled(add(text("See [the figure](figure-3.svg).", "results"))) == []
-    assert spoiled(add(text("```python\nx = {a}`b`\n```"))) == []
-
-
-def test_sources_in_step(book):
-    # alpha has a card that is none, beta has no card at all
-    found = {(f.file, f.what) for f in check.check_sources()}
-    assert ("notebooks/beta.ipynb", "has no card") in found
-    assert any(file == "survey_lib/cards/alpha.md" and "front matter" in w for file, w in found)
-    assert len(found) == 2
-    (book.package / "cards" / "gamma.md").write_text("x")
-    (book.root / "notebooks" / "alpha.ipynb").rename(book.root / "notebooks" / "delta.ipynb")
-    (book.root / "book" / "how_to_read.md").unlink()
-    (book.root / "book" / "_vendor" / "mathjax" / "tex-svg.js").write_text("// other")
-    new = {(f.file, f.what) for f in check.check_sources()} - found
-    assert {
-        ("_toc.yml", "lists notebooks/alpha, which is no notebook"),
-        ("notebooks/delta.ipynb", "is not in _toc.yml"),
-        ("_toc.yml", "lists book/how_to_read, which is no page"),
-        ("book/_vendor/mathjax/tex-svg.js", "is missing or differs from its checksum"),
-    } <= new
-
-
-def test_the_address_stands_in_one_place(book):
-    subprocess.run(["git", "init", "-q", "."], cwd=book.root, check=True)
-    before = len(check.check_sources())
-    (book.package / "used.py").write_text(f'HOME = "{URL}"\n')
-    (book.root / "README.md").write_text(f"See {URL}\n")  # stamped by sync
-    found = check.check_sources()
-    assert len(found) == before + 1
-    assert any(f.file == "survey_lib/used.py" for f in found)
-    remote = ["git", "remote", "add", "origin", "git@github.com:other/place.git"]
-    subprocess.run(remote, cwd=book.root, check=True)
-    assert any("https://github.com/other/place" in f.remedy for f in check.check_sources())
+    assert told(check_site()) == ["there is no site"]

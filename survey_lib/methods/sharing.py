@@ -1,0 +1,76 @@
+"""How a method shares out the training it is given: in parts, or between removals."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from survey_lib.mechanics.costs import Costs
+from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import batches, layout
+
+
+def for_steps(task: Task, recipe: Training, steps: int) -> Training:
+    """The recipe over exactly ``steps`` steps, with its whole schedule in them."""
+    return replace(recipe, epochs=steps / math.ceil(len(task.train) / recipe.batch))
+
+
+def constant(recipe: Training) -> Training:
+    """The recipe at its peak rate, without an end: whoever trains by it breaks off."""
+    return replace(recipe, epochs=math.inf, schedule="constant", warmup=0.0)
+
+
+@dataclass(frozen=True)
+class Look:
+    """A batch that was looked at: a :class:`~survey_lib.tasks.train.Step` that moves nothing."""
+
+    loss: float
+    """Nats of this batch."""
+    examples: int
+
+    def move(self) -> None:
+        """Nothing moves."""
+
+
+def looking(model: nn.Module, task: Task, *, generator: torch.Generator) -> Iterator[Look]:
+    """The task's training batches without an end, in eval mode; stops after each backward pass.
+
+    What :func:`~survey_lib.tasks.train.training` is where nothing may be trained: the gradients are
+    there, and no weight and no statistic of batch norm changes.
+    """
+    device = next(model.parameters()).device
+    for rows in batches(len(task.train), task.training.batch, generator):
+        x, y = task.train.x[rows].to(device), task.train.y[rows].to(device)
+        model.eval()
+        model.zero_grad(set_to_none=True)
+        loss = task.loss(model(layout(x)), y)
+        loss.backward()
+        yield Look(float(loss.detach()), len(rows))
+
+
+def most_removals(costs: Costs, least: np.ndarray, target: float) -> int:
+    """How many units go until the cost is at most ``target`` when those that save least go first.
+
+    Args:
+        costs: of the net.
+        least: (groups,) units that each group keeps at least.
+        target: has to be within reach.
+    """
+    kept, gone = costs.sizes.copy(), 0
+    while costs(kept) > target:
+        kept[np.where(kept > least, costs.savings(kept), np.inf).argmin()] -= 1
+        gone += 1
+    return gone
+
+
+def pace(steps: int, parts: int, most: int) -> Callable[[int], int]:
+    """Removals so far → training steps that are made before the next one.
+
+    The steps are dealt out evenly over ``parts``, at least one before the first removal, and at
+    most ``most`` before each. Where parts outnumber steps some removals have none of their own;
+    when all steps are made, none follows.
+    """
+    return lambda removed: min(steps, most * (removed + 1), -(-steps * (removed + 1) // parts))

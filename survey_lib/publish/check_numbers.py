@@ -1,0 +1,22 @@
+"""Checks of the numbers: do today's runs agree with the committed ones?"""
+
+from survey_lib.publish import layout
+from survey_lib.publish.findings import Finding
+
+
+def check_numbers() -> list[Finding]:
+    """Compare the runs that the chapters' quick profile made here with their recorded twins.
+
+    Each build is so a check that the committed numbers reproduce; age is no finding.
+    """
+    # late: the experiments import torch
+    from survey_lib.experiments import EXPERIMENTS, runner
+
+    found = []
+    for slug in layout.slugs():
+        if slug in EXPERIMENTS:
+            fresh, recorded = runner.finished(slug, "quick"), runner.study(slug)
+            for line in runner.differences(slug, fresh, recorded):
+                remedy = "find out what changed, or run the study anew"
+                found.append(Finding(f"results/study/{slug}.jsonl", line, remedy))
+    return found

@@ -1,0 +1,90 @@
+"""What every experiment must satisfy, whatever it asks: cells, grids, rates, statistics."""
+
+import dataclasses
+
+import pytest
+
+from survey_lib.cards.card import read_card
+from survey_lib.evidence.protocol import best_rates, by_cell, tune_grid
+from survey_lib.evidence.records import study
+from survey_lib.experiments import EXPERIMENTS, runner
+from survey_lib.experiments.context import cell_key, needed
+
+TWO_FILES = [s for s in EXPERIMENTS if runner.experiment(s).cells is not runner.experiment(s).study]
+
+
+@pytest.fixture(params=EXPERIMENTS)
+def experiment(request):
+    return runner.experiment(request.param)
+
+
+@pytest.fixture(params=TWO_FILES)
+def asked(request):
+    """An experiment of two files."""
+    return runner.experiment(request.param)
+
+
+def test_a_cell_is_frozen_and_has_an_arm_a_seed_and_knobs_with_defaults(asked):
+    fields = {f.name: f for f in dataclasses.fields(asked.cells.Cell)}
+    assert asked.cells.Cell.__dataclass_params__.frozen
+    assert [*fields][:2] == ["arm", "seed"]
+    for name, f in fields.items():
+        assert name in ("arm", "seed") or f.default is not dataclasses.MISSING, name
+
+
+def test_every_arm_of_every_grid_can_be_measured(asked):
+    for profile in ("smoke", "quick", "study", "tune"):
+        assert {c.arm for c in asked.grid(profile)} <= set(asked.cells.ARMS)
+    assert {c.arm for c in asked.grid("study")} == set(asked.cells.ARMS)
+
+
+def test_quick_is_a_slice_of_the_study_and_no_cell_is_there_twice(experiment):
+    for profile in ("smoke", "quick", "study", "tune"):
+        cells = experiment.grid(profile)
+        keys = {cell_key(experiment.slug, c) for c in cells}
+        assert len(cells) == len(set(cells)) == len(keys)
+    assert set(experiment.grid("quick")) <= set(experiment.grid("study"))
+
+
+def test_what_a_cell_needs_needs_nothing_of_it(asked):
+    for cell in asked.grid("study"):
+        for first in needed(cell):
+            assert cell not in needed(first)
+            assert first.arm in asked.cells.ARMS
+
+
+def test_every_claim_has_its_statistic_and_every_statistic_its_claim(experiment):
+    pairs = runner.claims_and_statistics(experiment.slug)
+    assert all(statistic for claim, statistic in pairs if not claim.not_tested)
+    names = {claim.statistic for claim, _ in pairs if not claim.not_tested}
+    assert names == set(experiment.statistics)
+
+
+def test_the_committed_study_covers_the_grid_and_every_claim_is_judged(experiment):
+    recorded = {r.key for r in study(experiment.slug)}
+    if not recorded:
+        pytest.skip("no study yet")
+    assert recorded == {cell_key(experiment.slug, c) for c in experiment.grid("study")}
+    verdicts = runner.verdicts(experiment.slug)
+    assert len(verdicts) == len(read_card(experiment.slug).claims)
+    assert all(v.interval is not None for v in verdicts if not v.claim.not_tested)
+    assert not any(v.changed for v in verdicts)
+
+
+def test_rates_are_the_best_of_equally_many_and_lie_inside_their_grids(asked):
+    roles, replicates = asked.study.ROLES, asked.study.REPLICATES
+    assert asked.grid("tune") == tune_grid(roles, replicates)
+    if not study(asked.slug):
+        pytest.skip("no study yet")
+    found = by_cell(study(asked.slug, "tune"), asked.cells.Cell)
+    assert best_rates(roles, replicates, found) == asked.study.RATES
+
+
+def test_the_study_uses_no_validation_replicate(asked):
+    if asked.study.REPLICATES:
+        assert not {c.seed for c in asked.grid("study")} & set(asked.study.REPLICATES)
+
+
+def test_every_cell_of_the_study_has_a_rate_that_was_chosen(asked):
+    rates = set(asked.study.RATES.values())
+    assert {c.lr for c in asked.grid("study")} <= rates | {0.0}
