@@ -1,7 +1,8 @@
 """Run a sample of recorded cells again with today's code, and compare every number in them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -66,6 +67,7 @@ def verify(
     seconds: float | None = None,
     seed: int = 0,
     jobs: int | None = None,
+    make_pool: Callable[[int], Executor] = runner.local_pool,
 ) -> Attestation:
     """Run recorded cells of a study again and compare every number in them.
 
@@ -76,6 +78,7 @@ def verify(
         seconds: about how long it may take on all workers together, arms apart.
         seed: which random cells.
         jobs: worker processes.
+        make_pool: jobs → executor.
 
     Raises:
         RunError: there is no committed study, or ``write`` in a tree with uncommitted changes.
@@ -120,7 +123,7 @@ def verify(
         if not worst or outcome.worst > worst["difference"]:
             worst = {"difference": outcome.worst, "key": twin.key, "path": outcome.where}
 
-    runner.execute(slug, list(twins), keep, jobs=jobs)
+    runner.execute(slug, list(twins), keep, jobs=jobs, make_pool=make_pool)
     attestation = Attestation(
         slug,
         runner.code_digest(slug),

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -229,9 +230,14 @@ def package(monkeypatch, tmp_path):
     return cells
 
 
+def quickly():
+    """In threads, which start at once."""
+    return go(make_pool=ThreadPoolExecutor)
+
+
 def test_what_a_cell_needs_is_run_once_and_before_it(package):
     package(*[("child", s, {"of": 0}) for s in range(6)], ("parent", 0, {}))
-    records = go()
+    records = quickly()
     assert [r.status for r in records] == ["done"] * 7
     assert package.runs()["parent 0"] == 1
     assert {r.numbers["read"] for r in records[:6]} == {records[6].numbers["wrote"]}
@@ -239,14 +245,14 @@ def test_what_a_cell_needs_is_run_once_and_before_it(package):
 
 def test_a_needed_cell_outside_the_grid_is_run_too_and_not_reported(package):
     package(("grandchild", 0, {"of": 3}), ("child", 3, {"of": 3}))
-    records = go()
+    records = quickly()
     assert [r.config["arm"] for r in records] == ["grandchild", "child"]
     assert package.runs() == {"parent 3": 1, "child 3": 1, "grandchild 0": 1}
 
 
 def test_what_needs_a_failed_cell_fails_with_it(package):
     package(("child", 0, {"of": 9}), ("child", 1, {"of": 0}))
-    bad, good = go()
+    bad, good = quickly()
     assert bad.status == "failed"
     assert "needs" in bad.error
     assert good.status == "done"
@@ -261,18 +267,18 @@ def test_a_needed_cell_whose_worker_died_is_tried_again_first(package):
 
 def test_artefacts_are_kept_for_the_next_run_and_not_for_other_code(package, monkeypatch):
     package(("child", 0, {"of": 0}))
-    go()
+    quickly()
     package(("child", 1, {"of": 0}))
-    go()
+    quickly()
     assert package.runs()["parent 0"] == 1
     monkeypatch.setattr(runner, "code_digest", lambda slug: "other")
-    go()
+    quickly()
     assert package.runs()["parent 0"] == 2
 
 
 def test_a_cell_that_fails_leaves_no_artefact(package, tmp_path):
     package(("parent", 9, {}))
-    (record,) = go()
+    (record,) = quickly()
     assert "after keeping" in record.error
     assert list((tmp_path / "cache").rglob("*.txt")) == []
 
@@ -280,17 +286,17 @@ def test_a_cell_that_fails_leaves_no_artefact(package, tmp_path):
 def test_needs_that_go_in_a_circle_are_an_error(package):
     package(("circle", 0, {}))
     with pytest.raises(runner.RunError, match="needs itself"):
-        go()
+        quickly()
 
 
 def test_only_what_is_named_as_needed_may_be_read(package):
     package(("liar", 0, {"of": 1}))
-    assert "not named by needs()" in go()[0].error
+    assert "not named by needs()" in quickly()[0].error
 
 
 def test_an_arm_that_is_none_is_named(package):
     package(("nobody", 0, {}))
-    assert "no arm 'nobody'; there are: parent" in go()[0].error
+    assert "no arm 'nobody'; there are: parent" in quickly()[0].error
 
 
 def test_what_is_asked_never_ages_what_was_measured():
@@ -317,8 +323,6 @@ def test_unknown_slugs_and_profiles_are_one_sentence():
 
 
 def test_any_executor_serves(fake):
-    from concurrent.futures import ThreadPoolExecutor
-
     fake("ok", "ok")
     assert [r.status for r in go(make_pool=ThreadPoolExecutor)] == ["done", "done"]
 
