@@ -507,9 +507,9 @@ def state(slug: str) -> State:
     """Whether a chapter's committed study is current, attested or unattested.
 
     Raises:
-        RunError: there is no committed study.
+        RunError: there is no such chapter, or no committed study.
     """
-    records = _recorded(slug)
+    records = recorded(slug)
     parts, data = code_parts(slug), data_hash(slug)
     digest = closure.combine(parts)
     origin = records[-1].provenance
@@ -531,8 +531,9 @@ def state(slug: str) -> State:
     return State(slug, UNATTESTED, digest, changed=changed)
 
 
-def _recorded(slug: str) -> list[Record]:
-    records = study(slug)
+def recorded(slug: str) -> list[Record]:
+    """The committed study of a chapter; raises RunError when there is no chapter or no study."""
+    records = study(experiment(slug).slug)
     if not records:
         raise RunError(f"{slug}: no committed study; run: survey run {slug} --profile study")
     return records

@@ -8,7 +8,7 @@ from typing import Any
 
 from survey_lib.evidence import attest
 from survey_lib.evidence.attest import Attestation
-from survey_lib.evidence.records import Record, commit, machine, study
+from survey_lib.evidence.records import Record, commit, machine
 from survey_lib.experiments import runner
 from survey_lib.experiments.runner import Result, RunError
 
@@ -89,9 +89,7 @@ def verify(
             f"{slug}: an attestation names a commit, and this tree "
             + ("has uncommitted changes; commit them first" if head else "is no git checkout")
         )
-    records = study(slug)
-    if not records:
-        raise RunError(f"{slug}: no committed study; run: survey run {slug} --profile study")
+    records = runner.recorded(slug)
     jobs = jobs or runner.default_jobs()
     limit = None if seconds is None else seconds * jobs
     chosen = choose(records, sample=sample, seconds=limit, seed=seed)
