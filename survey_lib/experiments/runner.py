@@ -539,12 +539,6 @@ def recorded(slug: str) -> list[Record]:
     return records
 
 
-def is_stale(slug: str, records: Sequence[Record]) -> bool:
-    """True when the code of the experiment changed since the records were made."""
-    now = code_digest(slug)
-    return any(r.provenance.get("code") != now for r in records)
-
-
 def differences(slug: str, fresh: Iterable[Record], recorded: Iterable[Record]) -> list[str]:
     """What of fresh runs does not agree with their recorded twins, every number compared.
 

@@ -86,7 +86,13 @@ def test_a_comparison_of_nothing_is_a_disagreement():
     (found,) = words({"ms": 1.0}, {"ms": 1.0}, inexact=("ms",))
     assert "not compared" in str(found)
     assert words({}, {}) != ()
-    assert words({"a": 1.0}, {"a": 1.0}, exact=False, tolerance={"*": math.inf}) != ()
+    assert words({"a": 1.0}, {"a": 2.0}, exact=False, tolerance={"*": math.inf}) != ()
+
+
+def test_elsewhere_too_a_cell_without_any_difference_is_equal_to_the_bit():
+    outcome = compare(NUMBERS, NUMBERS, exact=False, tolerance={"*": math.inf})
+    assert outcome.exact
+    assert outcome.compared == 3
 
 
 def test_which_machines_are_the_same():
