@@ -10,7 +10,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 PROFILE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test test-site test-lab test-colab test-slow serve lint format bench lock clean study
+.PHONY: help install verify book test test-site test-lab test-colab test-slow serve lint format bench lock clean study
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ else
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 endif
 	@touch $@
+
+verify: $(STAMP)  ## re-run a sample of every study that today's code has not been held against
+	$(BIN)/survey verify --changed --seconds 300
 
 book: $(STAMP)  ## execute the chapters, build and check the site, print its path
 	$(BIN)/survey build --profile $(PROFILE)

@@ -117,7 +117,7 @@ def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     from survey_lib.experiments import EXPERIMENTS, runner
 
     with _one_sentence():
-        states = {slug: runner.state(slug).word for slug in EXPERIMENTS}
+        states = {s: runner.state(s).word if runner.study(s) else "none" for s in EXPERIMENTS}
         rows = [
             {
                 "chapter": slug,
@@ -179,9 +179,11 @@ def verify(
     agree = True
     with _one_sentence():
         for name in slugs or list(EXPERIMENTS):
-            if changed and (state := runner.state(name)).word != runner.UNATTESTED:
-                typer.echo(f"{name}: {state.word}, nothing to do")
-                continue
+            if changed:
+                word = runner.state(name).word if runner.study(name) else "no study yet"
+                if word != runner.UNATTESTED:
+                    typer.echo(f"{name}: {word}, nothing to do")
+                    continue
             note = attested(name, write=write, sample=sample, seconds=seconds, seed=seed, jobs=jobs)
             agree &= note.agrees
             for line in note.disagreements:

@@ -130,10 +130,13 @@ def test_init_files_hold_only_names():
 
 
 def test_the_chapters_closure_holds_its_method_and_not_the_runner():
-    found = closure.closure(["survey_lib.experiments.to_prune_or_not"])
+    found = closure.closure(["survey_lib.experiments.to_prune_or_not.cells"])
     assert "survey_lib.methods.to_prune_or_not" in found
     assert "survey_lib.tasks.train" in found
+    assert "survey_lib.experiments.context" in found
+    assert "survey_lib.experiments.to_prune_or_not.study" not in found
     assert "survey_lib.experiments.runner" not in found
+    assert not any(name.startswith("survey_lib.evidence") for name in found)
     assert not any(name.startswith("survey_lib.show") for name in found)
 
 

@@ -40,7 +40,7 @@ class Comparison:
     """One cell, then and now."""
 
     exact: bool
-    """On the same processor and versions: equal to the bit."""
+    """Held to the last bit: on the same processor and versions, or because it was equal."""
     compared: int = 0
     worst: float = 0.0
     """Largest absolute difference of a compared number …"""
@@ -85,7 +85,7 @@ def compare(
     Args:
         now: the numbers that came out.
         then: those recorded.
-        exact: equal to the bit; else ``tolerance`` holds.
+        exact: ask for equality to the bit; else ``tolerance`` holds for a cell that is not.
         tolerance: pattern of paths → absolute difference; infinite: not compared.
         inexact: patterns of paths that are timings, compared nowhere.
 
@@ -93,6 +93,10 @@ def compare(
         What was compared and what disagrees: a number too far off, a text or truth value that is
         another, a path that only one side has, or nothing that could be compared.
     """
+    if not exact:  # where nothing differs, all of it has been compared
+        bits = compare(now, then, exact=True, tolerance={}, inexact=inexact)
+        if not bits.disagreements:
+            return bits
     old, new = dict(leaves(then)), dict(leaves(now))
     compared, worst, where, found = 0, 0.0, "", []
     for path in [*old, *(p for p in new if p not in old)]:

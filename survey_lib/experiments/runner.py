@@ -294,7 +294,8 @@ def execute(
         while lost := fly(ready, jobs):
             orphans += lost
         for cell in orphans:
-            if fly(iter([cell, None]).__next__, 1):
+            alone = [cell]
+            if fly(lambda alone=alone: alone.pop() if alone else None, 1):
                 finish(
                     cell, (None, 0.0, "the worker process died twice (killed, or out of memory)")
                 )
@@ -506,9 +507,9 @@ def state(slug: str) -> State:
     """Whether a chapter's committed study is current, attested or unattested.
 
     Raises:
-        RunError: there is no committed study.
+        RunError: there is no such chapter, or no committed study.
     """
-    records = _recorded(slug)
+    records = recorded(slug)
     parts, data = code_parts(slug), data_hash(slug)
     digest = closure.combine(parts)
     origin = records[-1].provenance
@@ -530,17 +531,12 @@ def state(slug: str) -> State:
     return State(slug, UNATTESTED, digest, changed=changed)
 
 
-def _recorded(slug: str) -> list[Record]:
-    records = study(slug)
+def recorded(slug: str) -> list[Record]:
+    """The committed study of a chapter; raises RunError when there is no chapter or no study."""
+    records = study(experiment(slug).slug)
     if not records:
         raise RunError(f"{slug}: no committed study; run: survey run {slug} --profile study")
     return records
-
-
-def is_stale(slug: str, records: Sequence[Record]) -> bool:
-    """True when the code of the experiment changed since the records were made."""
-    now = code_digest(slug)
-    return any(r.provenance.get("code") != now for r in records)
 
 
 def differences(slug: str, fresh: Iterable[Record], recorded: Iterable[Record]) -> list[str]:

@@ -1,20 +1,26 @@
 """Run a sample of recorded cells again with today's code, and compare every number in them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import Any
 
 from survey_lib.evidence import attest
 from survey_lib.evidence.attest import Attestation
-from survey_lib.evidence.records import Record, commit, machine, study
+from survey_lib.evidence.records import Record, commit, machine
 from survey_lib.experiments import runner
 from survey_lib.experiments.runner import Result, RunError
 
+NETS = ("task", "net", "family")
+"""Knobs that say which net; a claim on one says nothing of another."""
+
 
 def arm(record: Record) -> str:
-    """What a record's cell is one of."""
-    return str(record.config.get("arm", record.config.get("criterion", "")))
+    """What a record's cell is one of: its arm, and the net where the experiment has several."""
+    config = record.config
+    words = [config.get("arm", config.get("criterion", "")), *(config.get(n) for n in NETS)]
+    return ", ".join(str(word) for word in words if word)
 
 
 def choose(
@@ -61,6 +67,7 @@ def verify(
     seconds: float | None = None,
     seed: int = 0,
     jobs: int | None = None,
+    make_pool: Callable[[int], Executor] = runner.local_pool,
 ) -> Attestation:
     """Run recorded cells of a study again and compare every number in them.
 
@@ -71,6 +78,7 @@ def verify(
         seconds: about how long it may take on all workers together, arms apart.
         seed: which random cells.
         jobs: worker processes.
+        make_pool: jobs → executor.
 
     Raises:
         RunError: there is no committed study, or ``write`` in a tree with uncommitted changes.
@@ -81,9 +89,7 @@ def verify(
             f"{slug}: an attestation names a commit, and this tree "
             + ("has uncommitted changes; commit them first" if head else "is no git checkout")
         )
-    records = study(slug)
-    if not records:
-        raise RunError(f"{slug}: no committed study; run: survey run {slug} --profile study")
+    records = runner.recorded(slug)
     jobs = jobs or runner.default_jobs()
     limit = None if seconds is None else seconds * jobs
     chosen = choose(records, sample=sample, seconds=limit, seed=seed)
@@ -115,7 +121,7 @@ def verify(
         if not worst or outcome.worst > worst["difference"]:
             worst = {"difference": outcome.worst, "key": twin.key, "path": outcome.where}
 
-    runner.execute(slug, list(twins), keep, jobs=jobs)
+    runner.execute(slug, list(twins), keep, jobs=jobs, make_pool=make_pool)
     attestation = Attestation(
         slug,
         runner.code_digest(slug),

@@ -6,7 +6,8 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from survey_lib.evidence.records import Record
 from survey_lib.experiments import runner
 from tests.experiments import fake_experiment
 from tests.experiments.fake_experiment import Cell
+from tests.experiments.fake_package import study as fake_package_study
+from tests.experiments.fake_package.cells import Cell as PackageCell
 
 MODULE = "tests.experiments.fake_experiment"
 
@@ -121,15 +124,15 @@ def test_records_say_where_they_come_from(fake):
     fake("ok")
     (record,) = go()
     assert record.provenance["claims"] == {"value": runner.read_card("fake").claims[0].hash}
-    for field in ("commit", "code", "data", "python", "torch", "processor", "seconds", "made"):
-        assert field in record.provenance
+    for name in ("commit", "code", "data", "python", "torch", "processor", "seconds", "made"):
+        assert name in record.provenance
     assert record.provenance["threads"] == 1
 
 
 def test_changed_code_runs_a_cell_again(fake, monkeypatch):
     fake("ok")
     go()
-    monkeypatch.setattr(runner, "experiment_hash", lambda slug: "other")
+    monkeypatch.setattr(runner, "code_digest", lambda slug: "other")
     go()
     assert fake.runs()["ok 0"] == 2
 
@@ -143,13 +146,167 @@ def test_a_study_with_a_failed_cell_is_not_written(fake):
 def test_a_quick_number_away_from_its_twin_is_a_difference(fake):
     fake("ok", "ok")
     fresh = go()
-    near = [replace(r, numbers={"value": r.numbers["value"] + 0.05}) for r in fresh]
-    far = [replace(r, numbers={"value": r.numbers["value"] + 0.2}) for r in fresh]
+    elsewhere = fresh[0].provenance | {"processor": "another"}
+    near, far = (
+        [replace(r, numbers={"value": r.numbers["value"] + d}, provenance=elsewhere) for r in fresh]
+        for d in (0.05, 0.2)
+    )
     assert runner.differences("fake", fresh, near) == []
     assert len(runner.differences("fake", fresh, far)) == 2
     assert "no recorded twin" in runner.differences("fake", fresh, near[:1])[0]
     lacking = [replace(fresh[0], numbers={})]
-    assert "None" in runner.differences("fake", lacking, near)[0]
+    assert "absent" in runner.differences("fake", lacking, near)[0]
+
+
+def test_on_the_same_processor_twins_are_equal_to_the_bit(fake):
+    fake("ok", "ok")
+    fresh = go()
+    assert fresh[0].provenance["cpu"]
+    near = [replace(r, numbers={"value": r.numbers["value"] + 1e-12}) for r in fresh]
+    assert len(runner.differences("fake", fresh, near)) == 2
+    assert runner.differences("fake", fresh, fresh) == []
+
+
+def test_only_missing_cells_are_run_when_asked(fake, monkeypatch):
+    fake("ok", "ok", "ok")
+    old = go()[:2]
+    monkeypatch.setattr(runner, "code_digest", lambda slug: "later code")
+    records = go(known=old)
+    assert records[:2] == old
+    assert [r.provenance["code"] for r in records[2:]] == ["later code"]
+    assert fake.runs() == {"ok 0": 1, "ok 1": 1, "ok 2": 2}
+
+
+def test_a_known_record_whose_default_moved_does_not_stand(fake):
+    """Identity is of the configuration, not of a key that hashes what differs from defaults."""
+    (cell,) = fake("ok")
+    (old,) = go()
+    other = replace(old, config=old.config | {"seed": 7})  # same key, another configuration
+    fake("ok")
+    assert go(known=[other])[0].config == runner.plain(cell)
+
+
+def test_a_new_knob_leaves_keys_as_they_are():
+    @dataclass(frozen=True)
+    class Before:
+        arm: str
+        seed: int
+        r: float = 0.5
+
+    @dataclass(frozen=True)
+    class After:
+        arm: str
+        seed: int
+        r: float = 0.5
+        knob: tuple[int, ...] = (1, 2)
+        others: list = field(default_factory=list)
+
+    assert runner.cell_key("s", Before("a", 0)) == runner.cell_key("s", After("a", 0))
+    assert runner.cell_key("s", Before("a", 0, 0.5)) == runner.cell_key("s", Before("a", 0))
+    keys = {runner.cell_key(s, c) for s in "st" for c in (After("a", 0), After("a", 0, knob=(1,)),
+            After("a", 1), After("b", 0), After("a", 0, others=[3]))}  # fmt: skip
+    assert len(keys) == 10
+
+
+# ---- two files, and cells that need others
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    monkeypatch.setenv("SURVEY_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("SURVEY_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("SURVEY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(runner.EXPERIMENTS, "fake", "tests.experiments.fake_package")
+    card = replace(read_card("to_prune_or_not"), slug="fake", claims=(), tolerance={})
+    monkeypatch.setattr(runner, "read_card", lambda slug: card)
+
+    def cells(*made):
+        made = [PackageCell(arm, seed, str(tmp_path), **more) for arm, seed, more in made]
+        monkeypatch.setattr(fake_package_study, "CELLS", made)
+        return made
+
+    path = tmp_path / "runs.txt"
+    cells.runs = lambda: Counter(path.read_text().split("\n")[:-1]) if path.exists() else Counter()
+    return cells
+
+
+def quickly():
+    """In threads, which start at once."""
+    return go(make_pool=ThreadPoolExecutor)
+
+
+def test_what_a_cell_needs_is_run_once_and_before_it(package):
+    package(*[("child", s, {"of": 0}) for s in range(6)], ("parent", 0, {}))
+    records = quickly()
+    assert [r.status for r in records] == ["done"] * 7
+    assert package.runs()["parent 0"] == 1
+    assert {r.numbers["read"] for r in records[:6]} == {records[6].numbers["wrote"]}
+
+
+def test_a_needed_cell_outside_the_grid_is_run_too_and_not_reported(package):
+    package(("grandchild", 0, {"of": 3}), ("child", 3, {"of": 3}))
+    records = quickly()
+    assert [r.config["arm"] for r in records] == ["grandchild", "child"]
+    assert package.runs() == {"parent 3": 1, "child 3": 1, "grandchild 0": 1}
+
+
+def test_what_needs_a_failed_cell_fails_with_it(package):
+    package(("child", 0, {"of": 9}), ("child", 1, {"of": 0}))
+    bad, good = quickly()
+    assert bad.status == "failed"
+    assert "needs" in bad.error
+    assert good.status == "done"
+    assert package.runs()["child 0"] == 0
+
+
+def test_a_needed_cell_whose_worker_died_is_tried_again_first(package):
+    package(("child", 0, {"of": 8}), ("child", 1, {"of": 0}))
+    assert [r.status for r in go()] == ["done", "done"]
+    assert package.runs()["parent 8"] == 2
+
+
+def test_artefacts_are_kept_for_the_next_run_and_not_for_other_code(package, monkeypatch):
+    package(("child", 0, {"of": 0}))
+    quickly()
+    package(("child", 1, {"of": 0}))
+    quickly()
+    assert package.runs()["parent 0"] == 1
+    monkeypatch.setattr(runner, "code_digest", lambda slug: "other")
+    quickly()
+    assert package.runs()["parent 0"] == 2
+
+
+def test_a_cell_that_fails_leaves_no_artefact(package, tmp_path):
+    package(("parent", 9, {}))
+    (record,) = quickly()
+    assert "after keeping" in record.error
+    assert list((tmp_path / "cache").rglob("*.txt")) == []
+
+
+def test_needs_that_go_in_a_circle_are_an_error(package):
+    package(("circle", 0, {}))
+    with pytest.raises(runner.RunError, match="needs itself"):
+        quickly()
+
+
+def test_only_what_is_named_as_needed_may_be_read(package):
+    package(("liar", 0, {"of": 1}))
+    assert "not named by needs()" in quickly()[0].error
+
+
+def test_an_arm_that_is_none_is_named(package):
+    package(("nobody", 0, {}))
+    assert "no arm 'nobody'; there are: parent" in quickly()[0].error
+
+
+def test_what_is_asked_never_ages_what_was_measured():
+    from survey_lib import closure
+
+    this = runner.experiment("to_prune_or_not")
+    parts = runner.code_parts("to_prune_or_not")
+    assert this.cells.__name__ in parts
+    assert (this.study.__name__ in parts) == (this.study is this.cells)
+    assert closure.combine(parts) == runner.code_digest("to_prune_or_not")
 
 
 def test_verdicts_come_from_the_records(fake):
@@ -166,8 +323,6 @@ def test_unknown_slugs_and_profiles_are_one_sentence():
 
 
 def test_any_executor_serves(fake):
-    from concurrent.futures import ThreadPoolExecutor
-
     fake("ok", "ok")
     assert [r.status for r in go(make_pool=ThreadPoolExecutor)] == ["done", "done"]
 

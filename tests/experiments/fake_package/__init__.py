@@ -1,0 +1,1 @@
+"""An experiment in two files, whose cells need each other."""
