@@ -29,6 +29,7 @@ endif
 
 verify: $(STAMP)  ## re-run a sample of every study that today's code has not been held against
 	$(BIN)/survey verify --changed --seconds 300
+	$(BIN)/survey check --studies
 
 book: $(STAMP)  ## execute the chapters, build and check the site, print its path
 	$(BIN)/survey build --profile $(PROFILE)

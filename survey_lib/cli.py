@@ -122,6 +122,8 @@ def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
             {
                 "chapter": slug,
                 "claim": v.claim.id,
+                "title": v.claim.title,
+                "kind": v.claim.kind,
                 "verdict": v.word,
                 "mean": v.interval.mean if v.interval else None,
                 "low": v.interval.low if v.interval else None,
@@ -147,7 +149,8 @@ def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
             "" if r["mean"] is None else f"{r['mean']:+.4f} [{r['low']:+.4f}, {r['high']:+.4f}]"
         )
         typer.echo(
-            f"{r['chapter']:18} {r['claim']:28} {SIGNS[r['verdict']]} {r['verdict']:15} "
+            f"{r['chapter']:18} {r['kind']:10} {r['title']:40} {SIGNS[r['verdict']]} "
+            f"{r['verdict']:15} "
             f"{interval:28} n={r['seeds']}"
         )
 
@@ -273,25 +276,30 @@ def build(
 @app.command()
 def check(
     sources: Annotated[bool, typer.Option(help="only what needs no built site")] = False,
+    studies: Annotated[
+        bool, typer.Option(help="only whether today's code vouches for each")
+    ] = False,
 ) -> None:
     """Check sources and the built site; also fresh quick runs against the committed study.
 
     A chapter that lacks something is named as a draft, with what it lacks; that is no failure.
     """
     from survey_lib.publish import layout
-    from survey_lib.publish.check_numbers import check_numbers
+    from survey_lib.publish.check_numbers import check_numbers, check_studies
     from survey_lib.publish.check_site import check_site
     from survey_lib.publish.check_sources import check_sources
     from survey_lib.publish.missing import missing
 
     with _one_sentence():
-        for slug in layout.chapters():
+        for slug in () if studies else layout.chapters():
             if lacks := missing(slug):
                 typer.echo(f"draft: {slug} is not finished; it lacks:")
                 for line in lacks:
                     typer.echo(f"  {line}")
-        findings = check_sources()
+        findings = [] if studies else check_sources()
         if not sources:
+            findings += check_studies()
+        if not (sources or studies):
             findings += check_numbers() + check_site()
     for finding in findings:
         typer.echo(str(finding), err=True)

@@ -20,3 +20,22 @@ def check_numbers() -> list[Finding]:
                 remedy = "find out what changed, or run the study anew"
                 found.append(Finding(f"results/study/{slug}.jsonl", line, remedy))
     return found
+
+
+def check_studies() -> list[Finding]:
+    """Find studies that today's code vouches for neither by its digest nor by an attestation.
+
+    Age is no finding: a study whose code has changed passes once a sample of its cells was run
+    again and agreed.
+    """
+    from survey_lib.experiments import EXPERIMENTS, runner
+
+    return [
+        Finding(
+            f"results/study/{slug}.jsonl",
+            "is neither current nor attested under today's code",
+            f"run survey verify {slug} --write",
+        )
+        for slug in EXPERIMENTS
+        if runner.study(slug) and runner.state(slug).word == runner.UNATTESTED
+    ]

@@ -19,6 +19,7 @@ from survey_lib.show.claims import (
 )
 from survey_lib.show.markup import (
     LIVE_STYLE,
+    SHARE_OF_IMAGES,
     Html,
     amount,
     anchor,
@@ -156,7 +157,8 @@ def say(verdict: Verdict | str, expected: str, text: str) -> Html:
         verdict: the verdict, or the claim id of one of the open page.
         expected: the word the sentence was written for.
         text: the sentence; ``{mean}``, ``{interval}``, ``{low}``, ``{high}`` and ``{n}`` are
-            replaced by the verdict's numbers.
+            replaced by the verdict's numbers, ``{points}`` and ``{points_interval}`` by a hundred
+            times as much, with a sign.
 
     Raises:
         VerdictChanged: the verdict is another one now; rewrite the sentence.
@@ -184,6 +186,8 @@ def say(verdict: Verdict | str, expected: str, text: str) -> Html:
             "low": number(verdict.interval.low, places),
             "high": number(verdict.interval.high, places),
             "interval": range_words(verdict.interval),
+            "points": mean_words(verdict.interval, SHARE_OF_IMAGES),
+            "points_interval": range_words(verdict.interval, unit=SHARE_OF_IMAGES),
             "n": str(verdict.interval.n),
         }
     try:

@@ -121,8 +121,8 @@ def test_rows_miss_doubt_and_know_their_fields():
         rows.one(arm="b")
     with pytest.raises(Ambiguous, match="3 records"):
         rows.one(arm="a")
-    with pytest.raises(TypeError, match="no field widht"):
-        rows.one(arm="a", widht=1.0)
+    with pytest.raises(TypeError, match="no field wdth"):
+        rows.one(arm="a", wdth=1.0)
     assert [n["v"] for n in rows.all(arm="a")] == list(RATES)
 
 

@@ -11,7 +11,7 @@ from survey_lib import files
 from survey_lib.tasks import data, dense
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.models import MODELS, build_model
-from survey_lib.tasks.task import DEFAULTS, Training, load_task
+from survey_lib.tasks.task import RECIPES, TAKES, Training, load_task
 from survey_lib.tasks.train import batches, evaluate, fit, learning_rate, total_steps
 
 
@@ -108,14 +108,14 @@ def test_parameter_counts_equal_hand_counts(name):
 def test_models_take_their_tasks_data_and_any_width(name):
     task = load_task(name)
     assert task.model == name
-    assert set(DEFAULTS) == set(MODELS)
+    assert set(RECIPES) == set(TAKES) == set(MODELS)
     narrow = load_task(name, width=0.25)
     small, large = narrow.build(seeded(0)), task.build(seeded(0))
-    shape = (2, 64, 65) if name == "char_gpt" else (2, 10)
+    shape = {"char_gpt": (2, 64, 65), "toy_mlp": (2, 2)}.get(name, (2, 10))
     with torch.no_grad():
         assert small(task.example(2)).shape == large(task.example(2)).shape == shape
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters())
-    assert sum(p.numel() for p in large.parameters()) <= 1.2e6
+    assert sum(p.numel() for p in large.parameters()) <= (2.1e6 if name == "toy_mlp" else 1.2e6)
 
 
 def test_char_gpt_never_looks_ahead():
@@ -249,8 +249,35 @@ def test_a_damaged_checkpoint_is_one_clear_sentence(tmp_path, monkeypatch):
 
 
 def test_checkpoints_are_small_and_listed():
-    total = sum(p.stat().st_size for p in dense.CHECKPOINTS.glob("*.safetensors"))
+    total = sum(p.stat().st_size for p in dense.CHECKPOINTS.rglob("*.safetensors"))
     assert total < 10e6
     for name, digest in dense.SHIPPED_SHA256.items():
         assert files.sha256(dense.CHECKPOINTS / f"{name}.safetensors") == digest
-    assert set(dense.SHIPPED_SHA256) == set(MODELS)
+    shipped = {name for name in dense.SHIPPED_SHA256 if not name.startswith("first/")}
+    assert shipped == set(dense.OWN) == set(MODELS) - {"toy_mlp"}
+
+
+def test_net_0_of_the_standard_recipe_is_the_shipped_one_and_no_other_is():
+    task = load_task("mlp")
+    shipped = dense.shipped_net("mlp").state_dict()
+    assert all(torch.equal(shipped[k], v) for k, v in dense.dense_net(task, 0).state_dict().items())
+    assert all(v.dtype == torch.float32 for v in shipped.values())
+    assert dense.is_standard(task)
+    for other in (
+        task.with_training(epochs=1.0), load_task("mlp", width=0.5), load_task("mlp", examples=100),
+        load_task("mlp", classes=(0, 1)), load_task("mlp", "moon"),
+    ):  # fmt: skip
+        assert not dense.is_standard(other)
+
+
+def test_a_dense_nets_key_tells_everything_it_rests_on(monkeypatch):
+    tasks = [
+        load_task("mlp"), load_task("mlp", width=0.5), load_task("mlp", examples=100),
+        load_task("mlp", examples=200), load_task("mlp", classes=(0, 1)),
+        load_task("mlp", classes=(1, 0)), load_task("mlp", "moon"), load_task("mlp", "circle"),
+        load_task("mlp").with_training(lr=0.3),
+    ]  # fmt: skip
+    keys = {dense.dense_key(task, 1) for task in tasks} | {dense.dense_key(tasks[0], 2)}
+    assert len(keys) == len(tasks) + 1
+    monkeypatch.setattr(dense, "_code", lambda: "other code")
+    assert dense.dense_key(tasks[0], 1) not in keys
