@@ -192,7 +192,7 @@ def reach(graph: ChannelGraph, budget: Budget, config: Config) -> Costs:
     Raises:
         BudgetNotMet: that is still too much.
     """
-    return check_reach(graph, budget, least(graph, config.coupled), "group_fisher")
+    return check_reach(graph, budget, least(graph, config), "group_fisher")
 
 
 def compress(
@@ -228,7 +228,7 @@ def compress(
     due, meanwhile = None, None
     if tuning:
         steps = total_steps(task, tuning)
-        most = max(1, most_removals(costs, least(graph, config.coupled), target))
+        most = max(1, most_removals(costs, least(graph, config), target))
         due = pace(max(1, round(config.path * steps)), most, config.d)
         meanwhile = replace(tuning, lr=config.rate * tuning.lr)
     recipe: Recipe = {}

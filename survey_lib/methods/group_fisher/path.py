@@ -1,6 +1,7 @@
 """Which units may go, and what is known of each step of the path."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -31,9 +32,18 @@ def is_internal(group: ChannelGroup) -> bool:
     return "residual" not in group.kinds
 
 
-def least(graph: ChannelGraph, coupled: bool) -> np.ndarray:
+class Scope(Protocol):
+    """What a config says about the groups that may shrink."""
+
+    @property
+    def coupled(self) -> bool:
+        """Whether groups that a sum ties together may shrink too."""
+        ...
+
+
+def least(graph: ChannelGraph, config: Scope) -> np.ndarray:
     """(groups,) units that have to stay."""
     return np.array([
-        1 if not g.protected and (coupled or is_internal(g)) else g.size
+        1 if not g.protected and (config.coupled or is_internal(g)) else g.size
         for g in graph.groups
     ])  # fmt: skip
