@@ -137,3 +137,16 @@ def _recorded(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tenso
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def all_free(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Frozen weights have a gradient too, while this lasts."""
+    frozen = [w for w in weights.values() if not w.requires_grad]
+    try:
+        for w in frozen:
+            w.requires_grad_()
+        yield
+    finally:
+        for w in frozen:
+            w.requires_grad_(False)

@@ -21,8 +21,7 @@ pass and a backward pass per class each step. Then the tuning.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from survey_lib.mechanics.budget import Budget
-from survey_lib.mechanics.curvature import ggn_diagonal
+from survey_lib.mechanics.curvature import all_free, ggn_diagonal
 from survey_lib.mechanics.masks import (
     MaskedWeights,
     final_sparsity,
@@ -175,19 +174,6 @@ def _alive(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor
     return torch.cat([tensors[name][mask] for name, mask in masks.items()])
 
 
-@contextmanager
-def _all_free(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Frozen weights have a gradient too, here: being frozen is no reason to stay."""
-    frozen = [w for w in weights.values() if not w.requires_grad]
-    try:
-        for w in frozen:
-            w.requires_grad_()
-        yield
-    finally:
-        for w in frozen:
-            w.requires_grad_(False)
-
-
 def tune(
     model: nn.Module,
     masks: Mapping[str, Tensor],
@@ -237,7 +223,7 @@ def compress(
     weights = prunable_weights(model, spare_first_conv=False)
     kappa = final_sparsity(model, weights, budget, "loss_modelling")
     images, _ = saliency_images(task, config.examples, generator)
-    with _all_free(weights):
+    with all_free(weights):  # being frozen is no reason to stay
         masks, path = prune(model, task, images, kappa, config)
     batches = -(-len(images) // BATCH)
     curved = config.pi if config.criterion in ("OBD", "QM") else 0

@@ -43,12 +43,13 @@ from survey_lib.mechanics.filters import filters
 from survey_lib.mechanics.gates import GateGradients, gated
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import ChannelGraph
-from survey_lib.mechanics.selection import channels_table, check_reach
-from survey_lib.mechanics.surgery import Recipe, apply_recipe
+from survey_lib.mechanics.selection import channels_table
+from survey_lib.mechanics.surgery import apply_recipe
+from survey_lib.methods.closer_look.blocks import Removal, Stop, inside_blocks, reach
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.sharing import Look, constant, for_steps, looking, most_removals, pace
+from survey_lib.methods.sharing import Look, endless, finished, most_removals, pace
 from survey_lib.tasks.task import Task, Training
-from survey_lib.tasks.train import History, Step, fit, total_steps, training
+from survey_lib.tasks.train import Step, total_steps
 
 STEERS = "budget"
 KIND = "channels"
@@ -73,39 +74,6 @@ class Config:
             )
         if self.interval < 1 or self.beta < 0:
             raise ValueError(f"closer_look: need interval ≥ 1 and beta ≥ 0, got {self}")
-
-
-@dataclass(frozen=True)
-class Removal:
-    """One channel that went."""
-
-    group: str
-    unit: int
-    score: float
-    """What it was ranked by: Δ, the norm, or a draw, less β δC."""
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The long run between two removals, after the interval's training."""
-
-    removed: tuple[Removal, ...]
-    recipe: Recipe
-    """Kept channels of the groups that lost some."""
-    kept: np.ndarray
-    """(groups,) as :class:`Costs` takes them."""
-    delta: dict[str, Tensor]
-    """(channels,) Fisher signal Δ by group, from the last interval that had steps."""
-    loss: list[float]
-    """Loss of each batch of this interval."""
-    examples: int
-    """Examples in them."""
-
-
-def inside_blocks(graph: ChannelGraph) -> ChannelGraph:
-    """The same graph with only the channels that no residual sum or concatenation shares."""
-    shared = {"residual", "concatenated"}
-    return replace(graph, groups=tuple(g for g in graph.prunable if not shared & set(g.kinds)))
 
 
 def scores(
@@ -194,11 +162,7 @@ def long_run(
     device = next(net.parameters()).device
     masks = {g.name: torch.ones(g.size, device=device) for g in graph.groups}
     due = due or (lambda gone: config.interval * (gone + 1))
-    steps = (
-        looking(net, task, generator=generator)
-        if recipe is None
-        else training(net, task, constant(recipe), generator=generator)
-    )
+    steps = endless(net, task, recipe, generator=generator)
     removed: list[Removal] = []
     delta: dict[str, Tensor] = {}
     done = 0
@@ -218,18 +182,6 @@ def long_run(
             return
         masks[worst.group][worst.unit] = 0
         removed.append(worst)
-
-
-def reach(graph: ChannelGraph, budget: Budget, config: Config) -> Costs:
-    """The costs of a net, of which one channel in each block has to stay.
-
-    Raises:
-        BudgetNotMet: that is still too much.
-    """
-    del config
-    inside = {g.name for g in inside_blocks(graph).groups}
-    least = np.array([1 if g.name in inside else g.size for g in graph.groups])
-    return check_reach(graph, budget, least, "closer_look, inside blocks")
 
 
 def compress(
@@ -277,19 +229,9 @@ def compress(
     else:
         raise AssertionError("unreachable: the last stop of a long run has one channel a block")
     small = apply_recipe(net, graph, stop.recipe).eval()
-    rest = History()
-    if tuning and len(losses) < steps:
-        level = replace(tuning, schedule="constant")
-        rest = fit(small, task, for_steps(task, level, steps - len(losses)), generator=generator)
-    losses += rest.loss
-    return Compressed(
-        small,
-        channels_table(whole, stop.recipe),
-        perf_counter() - start,
-        forward_passes=len(losses),
-        backward_passes=len(losses),
-        steps=len(losses) if tuning else 0,
-        examples=examples + rest.examples if tuning else 0,
-        recipe=stop.recipe,
-        trace={"loss": losses, "score": [r.score for r in stop.removed]},
-    )
+    level = replace(tuning, schedule="constant") if tuning else None
+    return finished(
+        small, task, level, generator=generator, start=start, loss=losses, examples=examples,
+        table=channels_table(whole, stop.recipe), recipe=stop.recipe,
+        trace={"score": [r.score for r in stop.removed]},
+    )  # fmt: skip

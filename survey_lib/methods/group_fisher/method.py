@@ -41,13 +41,14 @@ from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.gates import GateGradients, gated
 from survey_lib.mechanics.graph import trace_groups
-from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup
+from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.selection import channels_table, check_reach, shrunk
 from survey_lib.mechanics.surgery import Recipe, apply_recipe
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.sharing import constant, for_steps, looking, most_removals, pace
+from survey_lib.methods.group_fisher.path import Removal, is_internal, least
+from survey_lib.methods.sharing import endless, finished, most_removals, pace
 from survey_lib.tasks.task import Task, Training
-from survey_lib.tasks.train import History, fit, total_steps, training
+from survey_lib.tasks.train import total_steps
 
 STEERS = "budget"
 KIND = "channels"
@@ -83,29 +84,6 @@ class Config:
             raise ValueError(
                 f"group_fisher: need d ≥ 1, alpha ≥ 0, 0 < path ≤ 1 and rate ≥ 0, got {self}"
             )
-
-
-@dataclass(frozen=True)
-class Removal:
-    """One step of the path: a unit that went, and what is left."""
-
-    group: str
-    unit: int
-    score: float
-    """s / Δ^α of the unit, as it was compared."""
-    kept: np.ndarray
-    """(groups,) units left in each group of the graph."""
-    recipe: Recipe
-    """Units still there, by prunable group."""
-    loss: list[float]
-    """Loss of each of the d batches before."""
-    examples: int
-    """Examples in them."""
-
-
-def is_internal(group: ChannelGroup) -> bool:
-    """Whether a group lies inside one block: no sum ties it to others."""
-    return "residual" not in group.kinds
 
 
 def importance(g: Tensor, score: str) -> Tensor:
@@ -171,11 +149,7 @@ def one_by_one(
     costs = Costs(graph, config.per) if config.per else None
     due = due or (lambda gone: config.d * (gone + 1))
     looks = recipe is None
-    steps = (
-        looking(model, task, generator=generator)
-        if recipe is None
-        else training(model, task, constant(recipe), generator=generator)
-    )
+    steps = endless(model, task, recipe, generator=generator)
     s: dict[str, Tensor] = {}
     gone = done = 0
     # masks first, so that what is watched is the masked input
@@ -210,14 +184,6 @@ def one_by_one(
             kept[index[name]] -= 1
             left = {n: torch.nonzero(mask).flatten().tolist() for n, mask in m.items()}
             yield Removal(name, unit, score, kept.copy(), left, losses, examples)
-
-
-def least(graph: ChannelGraph, config: Config) -> np.ndarray:
-    """(groups,) units that have to stay."""
-    return np.array([
-        1 if not g.protected and (config.coupled or is_internal(g)) else g.size
-        for g in graph.groups
-    ])  # fmt: skip
 
 
 def reach(graph: ChannelGraph, budget: Budget, config: Config) -> Costs:
@@ -259,7 +225,7 @@ def compress(
     graph = trace_groups(net, task.example(1).to(next(net.parameters()).device))
     costs = reach(graph, budget, config)
     target = budget.keep * costs.dense
-    steps, due, meanwhile = 0, None, None
+    due, meanwhile = None, None
     if tuning:
         steps = total_steps(task, tuning)
         most = max(1, most_removals(costs, least(graph, config), target))
@@ -278,18 +244,7 @@ def compress(
         share.append(costs(step.kept) / costs.dense)
     path.close()
     small = apply_recipe(net.eval(), graph, recipe).eval()
-    rest = History()
-    if tuning and len(loss) < steps:
-        rest = fit(small, task, for_steps(task, tuning, steps - len(loss)), generator=generator)
-    loss += rest.loss
-    return Compressed(
-        small,
-        channels_table(graph, recipe),
-        perf_counter() - start,
-        forward_passes=len(loss),
-        backward_passes=len(loss),
-        steps=len(loss) if tuning else 0,
-        examples=examples + rest.examples if tuning else 0,
-        recipe=shrunk(graph, recipe),
-        trace={"loss": loss, "share": share},
-    )
+    return finished(
+        small, task, tuning, generator=generator, start=start, loss=loss, examples=examples,
+        table=channels_table(graph, recipe), recipe=shrunk(graph, recipe), trace={"share": share},
+    )  # fmt: skip

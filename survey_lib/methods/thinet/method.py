@@ -21,7 +21,6 @@ rows and :math:`C^2` for the greedy choice; then the tuning.
 """
 
 import copy
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
@@ -38,7 +37,7 @@ from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup
 from survey_lib.mechanics.selection import channels_table, shrunk
 from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.sharing import for_steps
+from survey_lib.methods.sharing import for_steps, parts
 from survey_lib.methods.thinet.rows import (
     CHUNK,
     Rows,
@@ -185,12 +184,6 @@ def compress(
     """
     choose = thinet(config.rescale)
     return layer_by_layer(model, task, budget, config, choose, tuning, generator)
-
-
-def parts(steps: int, between: float, layers: int) -> list[int]:
-    """Training steps after each layer, then those at the end; ``steps`` in all."""
-    marks = [round(between * steps * i / layers) for i in range(layers + 1)]
-    return [*(b - a for a, b in itertools.pairwise(marks)), steps - marks[-1]]
 
 
 def layer_by_layer(
