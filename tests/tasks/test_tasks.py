@@ -77,7 +77,7 @@ def test_a_bad_image_folder_says_what_is_missing(tmp_path, folder):
     (folder / "test" / "light").rename(folder / "test" / "bright")
     with pytest.raises(data.DataError, match="differ in the classes"):
         data.image_folder(folder)
-    with pytest.raises(ValueError, match="imagefolder:PATH"):
+    with pytest.raises(ValueError, match="which is images; give shakespeare"):
         load_task("char_gpt", data=f"imagefolder:{folder}")
 
 

@@ -119,7 +119,8 @@ def pruned(context: Context) -> dict[str, Any]:
     config = method.Config(**{name: getattr(cell, name) for name in names})
     result = method.compress(model, task, budget, config, tuning=task.training, generator=generator)
     if cell == pattern(cell):
-        save_file(result.masks, context.keep("masks.safetensors"))
+        masks = {name: mask.contiguous() for name, mask in result.masks.items()}
+        save_file(masks, context.keep("masks.safetensors"))
     return measured(result.model, task, result.trace["loss"]) | cuts(result)
 
 
