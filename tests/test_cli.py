@@ -37,7 +37,7 @@ def test_claims_show_verdicts_with_their_intervals():
         else:
             assert row["reason"]
     text = survey("claims").stdout
-    assert all(row["claim"] in text for row in rows)
+    assert all(row["title"] in text for row in rows)
 
 
 @pytest.mark.parametrize(

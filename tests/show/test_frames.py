@@ -52,15 +52,15 @@ def test_source_shows_the_librarys_own_lines_with_their_place():
 def test_the_chapters_explorer_holds_all_recorded_settings_and_their_real_numbers():
     rows = chapter.grid(study("to_prune_or_not"))
     settings = rows[["keep", "exponent", "window"]].drop_duplicates()
-    assert len(settings) == 36
+    assert len(settings) == 27
     one = next(
         r
         for r in study("to_prune_or_not")
         if (r.config["keep"], r.config["exponent"], r.config["begin"]) == (0.1, 3.0, 0.5)
-        and r.config["task"] == "cnn_small"
+        and r.config["family"] == "cnn"
     )
     here = rows[(rows.keep == 0.1) & (rows.exponent == 3.0) & (rows.window == "late")]
-    assert set(here.accuracy) == {one.numbers["accuracy"]}
+    assert set(here.accuracy) == {one.numbers["test"]}
     steps = here[here.part == "schedule"]
     assert steps.y.iloc[-1] == one.numbers["trace"]["sparsity"][-1]
     assert steps.x.is_monotonic_increasing
