@@ -57,7 +57,7 @@ def stage(unbuilt: Mapping[str, str] | None = None) -> Path:
             notebook = staged_notebook(slug)
             with_run_facts(notebook, slug, lambda name: told(name, judged, "notebooks"))
         _write_notebook(notebook, folder / "notebooks" / f"{slug}.ipynb")
-    _write_toc(folder, _papers(folder, {s: v for s, v in judged.items() if s not in unbuilt}))
+    _write_toc(folder, _papers(folder, judged, unbuilt))
     _timings(folder)
     (folder / "book" / "ledger.md").write_text(ledger_page(judged, states), encoding="utf-8")
     (folder / "book" / "run.md").write_text(run_page(), encoding="utf-8")
@@ -98,7 +98,7 @@ def _judged() -> tuple[dict[str, list[Verdict]], dict[str, "State"]]:
     return judged, {slug: runner.state(slug) for slug in judged if runner.study(slug)}
 
 
-def _papers(folder: Path, judged: Judged) -> list[str]:
+def _papers(folder: Path, judged: Judged, unbuilt: Mapping[str, str]) -> list[str]:
     """Fill the landing page's map and scoreboard, write a page for each paper without a chapter.
 
     A book whose landing page has no place for the map gets neither.
@@ -109,7 +109,8 @@ def _papers(folder: Path, judged: Judged) -> list[str]:
         return []
     papers = [read_card(slug) for slug in slugs()]
     built = set(layout.slugs())  # one that failed has a page that says so
-    index.write_text(overview.fill_landing(text, papers, judged, built), encoding="utf-8")
+    shown = {slug: found for slug, found in judged.items() if slug not in unbuilt}
+    index.write_text(overview.fill_landing(text, papers, shown, built), encoding="utf-8")
     (folder / layout.PAPERS).mkdir(parents=True, exist_ok=True)
     planned = [card for card in papers if card.slug not in built]
     for card in planned:
