@@ -76,7 +76,7 @@ def key_parts(slug: str, profile: str, loaded: Iterable[str] = ()) -> dict[str, 
     root = layout.root()
     sources = layout.code_sources(layout.read_notebook(layout.source(slug)))
     parts = {"the notebook's code": _digest("\n\0".join(sources)), "profile": profile}
-    modules = closure.closure(static_imports(sources) | set(loaded))
+    modules = closure.closure(static_imports(sources) | set(loaded), files.PACKAGE)
     for path in modules.values():
         parts[_relative(path, root)] = closure.module_digest(path)
     own = [files.PACKAGE / "cards" / f"{slug}.md"]
