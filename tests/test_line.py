@@ -43,7 +43,7 @@ def test_the_site_stands_and_its_chapter_is_whole(build):
     assert "Traceback" not in page
     assert page.count("<svg") >= 4
     figures = {p.name for p in (folder / "figures" / SLUG).iterdir()}
-    for stem in ("accuracy_against_size", "schedules", "accuracy_against_bytes"):
+    for stem in ("quality_against_size", "schedules", "accuracy_against_bytes"):
         assert {f"{stem}.svg", f"{stem}.png", f"{stem}.csv"} <= figures
 
 
@@ -73,12 +73,12 @@ def test_the_explorer_draws_real_records(build):
     (rows,) = json.loads(text.replace("<\\/", "</"))["datasets"].values()
     drawn = {(r["keep"], r["exponent"], r["accuracy"], r["bytes"]) for r in rows}
     real = {
-        (r.config["keep"], r.config["exponent"], r.numbers["accuracy"], r.numbers["bytes_bitmask"])
+        (r.config["keep"], r.config["exponent"], r.numbers["test"], r.numbers["bytes_bitmask"])
         for r in study(SLUG)
-        if r.config["keep"] is not None and r.config["task"] == "cnn_small"
+        if r.config["keep"] and r.config["family"] == "cnn"
     }
     assert drawn == real
-    assert len({(r["keep"], r["exponent"], r["window"]) for r in rows}) == 36
+    assert len({(r["keep"], r["exponent"], r["window"]) for r in rows}) == 27
 
 
 def test_a_second_build_runs_and_renders_nothing(build):
