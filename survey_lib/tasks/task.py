@@ -125,11 +125,11 @@ RECIPES: dict[str, Training] = {
     "mlp": replace(_IMAGES, epochs=15, lr=0.05),
     "toy_mlp": replace(_IMAGES, epochs=60, batch=50, lr=0.02, weight_decay=0.0),
     "cnn_small": replace(_IMAGES, epochs=16, lr=0.05),
-    "vgg_small": replace(_IMAGES, epochs=12, lr=0.1),
+    "vgg_small": replace(_IMAGES, epochs=16, lr=0.1),
     "resnet_small": replace(_IMAGES, epochs=16, lr=0.1),
-    "densenet_small": replace(_IMAGES, epochs=12, lr=0.1),
+    "densenet_small": replace(_IMAGES, epochs=20, lr=0.1),
     "mobilenet_small": replace(_IMAGES, epochs=16, lr=0.2),
-    "char_gpt": replace(_TEXT, epochs=4, lr=4e-3),
+    "char_gpt": replace(_TEXT, epochs=8, lr=4e-3),
 }
 """The standard recipe of each model, on whatever data: dense net s is trained by it.
 
