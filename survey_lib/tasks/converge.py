@@ -65,9 +65,10 @@ def measure(name: str, replicates: Sequence[int] = REPLICATES) -> dict[str, Any]
 def main(names: Sequence[str]) -> None:
     """Measure the models named, or all, and keep the others' rows."""
     torch.set_num_threads(1)
-    table = json.loads(TABLE.read_text()) if TABLE.exists() else {}
     for name in names or [n for n in RECIPES if n not in SPARED]:
-        table[name] = measure(name, REPLICATES[:1] if name in LONG else REPLICATES)
+        row = measure(name, REPLICATES[:1] if name in LONG else REPLICATES)
+        # read only now: another process may have measured another model meanwhile
+        table = (json.loads(TABLE.read_text()) if TABLE.exists() else {}) | {name: row}
         files.write_atomic(TABLE, json.dumps(table, indent=1, sort_keys=True) + "\n")
         print(name, json.dumps(table[name]), flush=True)
 
