@@ -312,8 +312,10 @@ def _kill_tree(process: subprocess.Popen) -> None:
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
+    # a killed process lives on until the system has taken its memory back: wait for each of them
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(10)
+    psutil.wait_procs(family, timeout=10)
 
 
 @contextlib.contextmanager
