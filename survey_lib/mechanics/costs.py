@@ -2,7 +2,8 @@
 
 All units of a group cost the same, so a cost depends on how many units each group keeps. A tensor
 with two channel axes of lengths a − Σ cᵍ rᵍ and b − Σ dᵍ rᵍ, where rᵍ units of group g are gone,
-costs their product times a constant.
+costs their product times a constant; a third length is that of the positions where these are
+channels themselves (a layer that mixes tokens).
 """
 
 import math
@@ -39,40 +40,48 @@ class Costs:
             for s in group.slices:
                 axes = gone.setdefault((s.module, s.tensor), {})
                 axes.setdefault(s.axis, np.zeros(len(graph.groups)))[g] += s.positions.shape[1]
-        positions = {layer.module: layer for layer in graph.layers}
+        positions = {(layer.module, layer.tensor): layer for layer in graph.layers}
+        index = {g.name: i for i, g in enumerate(graph.groups)}
+        none = np.zeros(len(graph.groups))
         factors, lengths, takes = [], [], []
         for key, shape in graph.shapes.items():
             axes = gone.get(key, {})
+            aside = [(1.0, none)]
             if metric == "params" and key in graph.repeated:
                 continue
             if metric == "params":
-                factor, axes_used = 1, axes
-            elif key[1] == "weight" and key[0] in positions:
-                layer = positions[key[0]]
+                factor, axes_used = 1.0, axes
+            elif key in positions:
+                layer = positions[key]
                 factor, axes_used = layer.positions, axes
                 if metric == "activations":
                     shape = (shape[layer.rows],)
+                    factor = layer.outputs
                     axes_used = {0: axes[layer.rows]} if layer.rows in axes else {}
+                if layer.axis:
+                    take = none.copy()
+                    for name, n in layer.shrinks.items():
+                        take[index[name]] = n
+                    factor, aside = factor / layer.axis, [(layer.axis, take)]
             else:
                 continue
-            pair = [(shape[a], take) for a, take in sorted(axes_used.items())]
             rest = math.prod(n for a, n in enumerate(shape) if a not in axes_used)
-            pair += [(1, np.zeros(len(graph.groups)))] * (2 - len(pair))
+            three = [(shape[a], take) for a, take in sorted(axes_used.items())] + aside
+            three += [(1.0, none)] * (3 - len(three))
             factors.append(factor * rest)
-            lengths.append([n for n, _ in pair])
-            takes.append([take for _, take in pair])
+            lengths.append([n for n, _ in three])
+            takes.append([take for _, take in three])
         self.factor = np.array(factors, float)  # (tensors,)
-        self.length = np.array(lengths, float).reshape(-1, 2)  # (tensors, 2)
-        self.take = np.array(takes, float).reshape(-1, 2, len(graph.groups))
+        self.length = np.array(lengths, float).reshape(-1, 3)  # (tensors, 3)
+        self.take = np.array(takes, float).reshape(-1, 3, len(graph.groups))
         macs = metric == "macs"
         self.unit = np.array([graph.unit_macs.get(g.name, 0) if macs else 0 for g in graph.groups])
         self.fixed = graph.other_macs if macs else 0
 
     def __call__(self, kept: np.ndarray) -> int:
         """Cost with ``kept`` (groups,) units of each group."""
-        left = self._left(kept)
-        products = self.factor * left[:, 0] * left[:, 1]
-        return round(products.sum()) + int(self.unit @ kept) + self.fixed
+        products = self.factor * self._left(kept).prod(1)
+        return math.floor(products.sum() + self.unit @ kept + self.fixed + 1e-3)
 
     @property
     def dense(self) -> int:
@@ -81,9 +90,9 @@ class Costs:
 
     def savings(self, kept: np.ndarray) -> np.ndarray:
         """What removing one more unit of each group saves now: (groups,)."""
-        left = self._left(kept)  # (tensors, 2)
-        after = left[:, :, None] - self.take  # (tensors, 2, groups)
-        drop = (left[:, 0] * left[:, 1])[:, None] - after[:, 0] * after[:, 1]
+        left = self._left(kept)  # (tensors, 3)
+        after = left[:, :, None] - self.take  # (tensors, 3, groups)
+        drop = left.prod(1)[:, None] - after.prod(1)
         return self.factor @ drop + self.unit
 
     def _left(self, kept: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -30,6 +31,17 @@ class Slice:
     """``out`` (makes the channel), ``in`` (reads it), ``through`` (carries it along)."""
     positions: np.ndarray
     """(units, positions of each unit): more than one after flattening or in grouped layers."""
+    repeats: int = 1
+    """Groups of a grouped convolution that read the same positions, each in a part of its input."""
+
+    def inputs(self, length: int) -> np.ndarray:
+        """(units, positions of each unit on the axis of the input that a reader reads).
+
+        Args:
+            length: size of the tensor's axis, i.e. of one group's part of the input.
+        """
+        parts = [self.positions + g * length for g in range(self.repeats)]
+        return np.concatenate(parts, axis=1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,7 @@ class ChannelGroup:
     @property
     def producers(self) -> tuple[Slice, ...]:
         """Weights whose rows make the channels."""
-        return tuple(s for s in self.slices if s.role == "out" and s.tensor == "weight")
+        return tuple(s for s in self.slices if s.role == "out" and "bias" not in s.tensor)
 
     @property
     def consumers(self) -> tuple[Slice, ...]:
@@ -85,10 +97,17 @@ class Layer:
     """A convolution or linear layer: its MACs per image are ``positions × weight.numel()``."""
 
     module: str
-    positions: int
-    """Output positions per image (H × W, tokens), summed over calls."""
+    positions: float
+    """Positions per image at which the weight is applied (H × W, tokens), summed over calls."""
+    outputs: float
+    """Positions per image of the output: not the same for a transposed convolution."""
     rows: int
     """Axis of ``weight`` that counts output channels."""
+    shrinks: dict[str, int] = field(default_factory=dict)
+    """Groups whose channels lie on one axis of the positions; how many entries one unit has there."""
+    axis: int = 0
+    """Length of that axis; 0 where there is none."""
+    tensor: str = "weight"
 
 
 @dataclass(frozen=True)
@@ -98,14 +117,18 @@ class ChannelGraph:
     groups: tuple[ChannelGroup, ...]
     layers: tuple[Layer, ...]
     shapes: dict[tuple[str, str], tuple[int, ...]] = field(repr=False)
-    """Shape of each parameter by (module, name)."""
+    """Shape of each parameter by (module, name), and of buffers that are a layer's weight."""
     repeated: frozenset[tuple[str, str]] = field(repr=False)
-    """Parameters that another module holds too; they count once."""
+    """Those that don't count as parameters: another module holds them too, or they are buffers."""
     model: str = ""
-    unit_macs: dict[str, int] = field(default_factory=dict)
+    unit_macs: dict[str, float] = field(default_factory=dict)
     """MACs per image that a unit costs outside the layers, by group (products in attention)."""
-    other_macs: int = 0
+    other_macs: float = 0
     """MACs per image outside the layers that no unit changes."""
+    inputs: tuple[tuple, dict[str, Any]] = field(default=((), {}), repr=False, compare=False)
+    """The example, as positional and keyword inputs: the first removal is checked on it."""
+    proved: list[bool] = field(default_factory=list, repr=False, compare=False)
+    """Not empty once a removal has been checked."""
 
     def __getitem__(self, name: str) -> ChannelGroup:
         for group in self.groups:

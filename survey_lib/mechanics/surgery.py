@@ -5,7 +5,6 @@ indexed once an axis, as a whole. The result gives, in eval mode, the output of 
 the removed channels set to zero at the input of every consumer.
 """
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,13 @@ from torch import Tensor, nn
 from survey_lib import files
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import BATCH_NORM, CONV, TRANSPOSED, ChannelGraph
+from survey_lib.mechanics.proof import check_removal, copied
 from survey_lib.mechanics.sparse import StorageError
 from survey_lib.tasks.modes import evaluating
 
 Recipe = dict[str, list[int]]
 FORMAT = "survey-channels-1"
+NORMS = (*BATCH_NORM, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 class RecipeError(ValueError):
@@ -67,6 +68,7 @@ def apply_recipe(
     *,
     fold: Tensor | None = None,
     inplace: bool = False,
+    check: bool = True,
 ) -> nn.Module:
     """A smaller net that keeps the units of ``recipe``.
 
@@ -74,20 +76,40 @@ def apply_recipe(
         model: the net that ``graph`` was traced from.
         graph: its groups.
         recipe: kept units by group.
-        fold: an input. With it, removed units are taken to be silenced where they are made
-            (weights and bias zero) rather than where they are read: the constant that each then
-            carries through norms and activations is added to its consumers' biases. Exact for
-            linear consumers and convolutions without padding.
+        fold: an input of at least two examples. With it, removed units are taken to be silenced
+            where they are made (weights and bias zero) rather than where they are read: the
+            constant that each then carries through norms and activations is added to its
+            consumers' biases. Exact for linear consumers and convolutions without padding.
         inplace: change ``model`` itself; its optimiser must then be made anew.
+        check: the first removal from a graph is compared, on the graph's example, with the dense
+            net whose readers see zeros (:mod:`survey_lib.mechanics.proof`).
 
     Raises:
         RecipeError: the recipe doesn't fit, or (with ``fold``) a constant other than zero meets a
-            padded convolution or isn't constant.
+            padded convolution or isn't constant, or ``fold`` is a single example.
+        GraphError: the check found another output; nothing was changed.
     """
     checked = check_recipe(graph, recipe)
     removed = {n: np.setdiff1d(np.arange(graph[n].size), kept) for n, kept in checked.items()}
     removed = {n: units for n, units in removed.items() if len(units)}
+    if fold is not None and len(fold) < 2:
+        raise RecipeError("fold needs at least two examples: on one, everything looks constant")
+    if check and removed and not graph.proved:
+        check_removal(model, graph, removed, lambda twin: _smaller(twin, graph, removed, True))
+        graph.proved.append(True)
     constants = _constants(model, graph, removed, fold) if fold is not None else {}
+    keep = _kept_positions(model, graph, removed) if constants else {}
+    small = _smaller(model, graph, removed, inplace)
+    for path, shift in constants.items():
+        rows = keep.get((path, "weight"), {}).get(0)
+        _add_bias(small.get_submodule(path), shift if rows is None else shift[rows])
+    return small
+
+
+def _smaller(
+    model: nn.Module, graph: ChannelGraph, removed: Mapping[str, np.ndarray], inplace: bool
+) -> nn.Module:
+    """The net without the removed units, as a copy or itself."""
     keep = _kept_positions(model, graph, removed)
     modules = dict(model.named_modules(remove_duplicate=False))
     fresh: dict[int, Tensor] = {}
@@ -104,16 +126,13 @@ def apply_recipe(
         small = model
     else:
         # deepcopy takes the indexed tensors for the old ones: weights are copied once
-        small = copy.deepcopy(model, dict(fresh))  # type: ignore[arg-type]
-    for module in small.modules():
-        _tell_sizes(module)
+        small = copied(model, dict(fresh))
     for name, units in removed.items():
         for path, attribute, each in graph[name].counts:
             module = small.get_submodule(path)
             setattr(module, attribute, getattr(module, attribute) - each * len(units))
-    for path, shift in constants.items():
-        rows = keep.get((path, "weight"), {}).get(0)
-        _add_bias(small.get_submodule(path), shift if rows is None else shift[rows])
+    for module in small.modules():
+        _tell_sizes(module)
     return small
 
 
@@ -154,20 +173,23 @@ def _indexed(old: Tensor, axes: Mapping[int, Tensor]) -> Tensor:
 
 def _tell_sizes(module: nn.Module) -> None:
     """Make a layer's attributes say what its tensors are."""
+    if isinstance(module, NORMS):
+        per_channel = (module.weight, module.bias, module.running_mean, module.running_var)
+        t = next((t for t in per_channel if t is not None), None)
+        if t is not None:
+            module.num_features = t.shape[0]
+        return
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor):
         return
     if isinstance(module, CONV):
-        each = module.out_channels // module.groups  # outputs of one group
-        module.groups = 1 if module.groups == 1 else weight.shape[0] // each
         module.out_channels = weight.shape[0]
         module.in_channels = weight.shape[1] * module.groups
     elif isinstance(module, TRANSPOSED):
-        module.in_channels, module.out_channels = weight.shape[:2]
+        module.in_channels = weight.shape[0]
+        module.out_channels = weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
-    elif isinstance(module, BATCH_NORM):
-        module.num_features = weight.shape[0]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = weight.shape[0]
     elif isinstance(module, nn.Embedding):
