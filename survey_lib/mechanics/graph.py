@@ -29,18 +29,61 @@ from survey_lib.mechanics.grouping import grouped_units
 from survey_lib.mechanics.groups import ChannelGraph, GraphError
 from survey_lib.mechanics.labels import Extent, Labelling, is_meta, numbers
 from survey_lib.mechanics.proof import tensors_of
-from survey_lib.mechanics.rules import LAYERS, RULES, Call, Rule, apply, unknown
+from survey_lib.mechanics.rules import ALWAYS, RULES, Call, Rule, apply, unknown
 from survey_lib.tasks.modes import evaluating
 
 Example = Tensor | tuple | Mapping[str, Any]
 GROUPED = ("whole", "share")
 # What may be asked of a tensor without touching its channels.
 ASKING = frozenset(
-    """dim ndim device dtype layout is_cuda is_cpu is_meta is_sparse is_quantized is_mkldnn is_mps
-    is_xla is_xpu is_leaf requires_grad grad_fn grad stride storage_offset is_contiguous
-    element_size itemsize is_floating_point is_complex get_device names retains_grad is_nested
-    is_inference is_same_size output_nr version hash repr str format requires_grad_ register_hook
-    is_tensor is_storage result_type can_cast backward_hooks base set_grad_enabled""".split()
+    [
+        "dim",
+        "ndim",
+        "device",
+        "dtype",
+        "layout",
+        "is_cuda",
+        "is_cpu",
+        "is_meta",
+        "is_sparse",
+        "is_quantized",
+        "is_mkldnn",
+        "is_mps",
+        "is_xla",
+        "is_xpu",
+        "is_leaf",
+        "requires_grad",
+        "grad_fn",
+        "grad",
+        "stride",
+        "storage_offset",
+        "is_contiguous",
+        "element_size",
+        "itemsize",
+        "is_floating_point",
+        "is_complex",
+        "get_device",
+        "names",
+        "retains_grad",
+        "is_nested",
+        "is_inference",
+        "is_same_size",
+        "output_nr",
+        "version",
+        "hash",
+        "repr",
+        "str",
+        "format",
+        "requires_grad_",
+        "register_hook",
+        "is_tensor",
+        "is_storage",
+        "result_type",
+        "can_cast",
+        "backward_hooks",
+        "base",
+        "set_grad_enabled",
+    ]
 )
 TRUTH = frozenset(("bool", "int", "float", "index", "complex", "contains", "array"))
 IN_PLACE = frozenset(
@@ -73,19 +116,21 @@ def trace_groups(
     """
     if grouped not in GROUPED:
         raise ValueError(f"grouped must be one of {', '.join(GROUPED)}, got {grouped!r}")
-    _plain_net(model)
     args, kwargs = _inputs(example)
+    _whole_net(model)
     first = next((t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)), None)
     if first is None or first.ndim == 0 or 0 in first.shape:
         raise GraphError(f"{type(model).__name__}: the example must be a batch of at least one")
     net = Labelling(model, len(first))
+    for path, module in net.paths:
+        _plain_layer(path or type(model).__name__, module)
     net.grouped = grouped
     users = dict(rules or {})
     with (
         torch.no_grad(),
         evaluating(model),
         torch.random.fork_rng(devices=[]),
-        _restored(model),
+        _restored(net),
         _followed(net, users),
     ):
         output = _run(net, model, args, kwargs, users)
@@ -113,8 +158,8 @@ def _inputs(example: Example) -> tuple[tuple, dict[str, Any]]:
     )
 
 
-def _plain_net(model: nn.Module) -> None:
-    """Refuse nets that are wrapped, and layers whose weight is made by a hook."""
+def _whole_net(model: nn.Module) -> None:
+    """Refuse nets that are wrapped."""
     name = type(model).__name__
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise GraphError(f"{name} wraps a net; pass its .module")
@@ -122,37 +167,36 @@ def _plain_net(model: nn.Module) -> None:
         raise GraphError(f"{name} wraps a net; pass its .module")
     if hasattr(model, "_orig_mod"):
         raise GraphError(f"{name} is a compiled net; pass its ._orig_mod, and compile what is left")
-    for path, module in model.named_modules():
-        where = path or name
-        if isinstance(module, torch.jit.ScriptModule):
-            raise GraphError(f"{where} is scripted; pass the net as it was before torch.jit.script")
-        if any(isinstance(p, UninitializedTensorMixin) for p in module._parameters.values()):
+
+
+def _plain_layer(where: str, module: nn.Module) -> None:
+    """Refuse layers without weights, or whose weight is made by a hook."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise GraphError(f"{where} is scripted; pass the net as it was before torch.jit.script")
+    if "parametrizations" in module._modules:
+        raise GraphError(
+            f"{where}: its weight is computed from others; call "
+            "torch.nn.utils.parametrize.remove_parametrizations first"
+        )
+    for key, p in module._parameters.items():
+        if isinstance(p, UninitializedTensorMixin):
             raise GraphError(f"{where} has no weights yet; run the net once on an example first")
-        if hasattr(module, "parametrizations"):
+        base, _, kind = key.rpartition("_")
+        if base and kind in ("orig", "g") and (base in module.__dict__ or base in module._buffers):
+            call = "prune.remove"
+            if kind == "g":
+                call = "remove_weight_norm"
+            elif f"{base}_u" in module._buffers:
+                call = "remove_spectral_norm"
             raise GraphError(
-                f"{where}: its weight is computed from others; call "
-                "torch.nn.utils.parametrize.remove_parametrizations first"
+                f"{where}: its {base} is computed by a hook; call torch.nn.utils.{call} first"
             )
-        for key in module._parameters:
-            kind = key.rpartition("_")[2]
-            base = key.rpartition("_")[0]
-            if base and kind in ("orig", "g") and base in module.__dict__ | module._buffers:
-                call = "prune.remove"
-                if kind == "g":
-                    call = "remove_weight_norm"
-                elif f"{base}_u" in module._buffers:
-                    call = "remove_spectral_norm"
-                raise GraphError(
-                    f"{where}: its {base} is computed by a hook; call torch.nn.utils.{call} first"
-                )
 
 
 @contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def _restored(net: Labelling) -> Iterator[None]:
     """What a forward pass leaves in modules is taken back."""
-    before = [
-        (m, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for m in model.modules()
-    ]
+    before = [(m, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for _, m in net.paths]
     try:
         yield
     finally:
@@ -168,8 +212,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _followed(net: Labelling, users: Mapping[Any, Rule]) -> Iterator[None]:
     """Module by module: where the pass is, and integers that remember whose attribute they are."""
-    names = {id(m): path for path, m in reversed(list(net.model.named_modules()))}
-    for path, module in net.model.named_modules():
+    names = {id(m): path for path, m in net.paths}
+    for path, module in net.paths:
         if not type(module).__module__.startswith("torch.nn."):
             for key, value in module.__dict__.items():
                 if type(value) is int and value > 1 and not key.startswith("_"):
@@ -235,12 +279,12 @@ class _Tracing(TorchFunctionMode):
             net.touched.add(id(t))
             if is_meta(t) and id(t) not in net.known and id(t) not in net.owners:
                 raise net.refuse(
-                    f"{name} reads a tensor whose origin cannot be seen (compiled or scripted code)",
+                    f"{name} reads a tensor of unseen origin (made by compiled or scripted code)",
                     "give trace_groups a rule for the module that makes it",
                 )
         rule = self.users.get(func) or RULES.get(name)
         carries = any(id(t) in net.labels for t in call.tensors)
-        if rule is not None and (carries or call.sizes or name in LAYERS):
+        if rule is not None and (carries or call.sizes or name in ALWAYS):
             return apply(call, rule)
         if rule is None and (carries or any(id(t) in net.owners for t in call.tensors)):
             return unknown(call)
@@ -285,7 +329,7 @@ def _name(func: Any) -> tuple[str, bool]:
         return "setitem", True
     if name.startswith("__") and name.endswith("__"):
         name = name.strip("_")
-        return ("item" if name in TRUTH else name), name in IN_PLACE
+        return ("truth" if name in TRUTH else name), name in IN_PLACE
     if hasattr(func, "_schema"):  # torch.ops
         name = func._schema.name.rpartition("::")[2]
     in_place = name.endswith("_") and not name.startswith("_")
@@ -293,7 +337,7 @@ def _name(func: Any) -> tuple[str, bool]:
 
 
 def _run(net: Labelling, model: nn.Module, args: tuple, kwargs: dict, users: Mapping) -> Any:
-    device = next((t.device for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)))
+    device = next(t.device for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
     for t in (*tree_leaves((args, kwargs)), *model.parameters(), *model.buffers()):
         if is_meta(t):
             net.known[id(t)] = t
@@ -310,7 +354,7 @@ def _run(net: Labelling, model: nn.Module, args: tuple, kwargs: dict, users: Map
 def _all_reached(net: Labelling) -> None:
     unreached = [
         path
-        for path, module in net.model.named_modules()
+        for path, module in net.paths
         for p in module._parameters.values()
         if p is not None and id(p) not in net.touched and id(p) not in net.beside
     ]

@@ -12,8 +12,6 @@ from survey_lib.mechanics.groups import (
     ChannelGroup,
     Layer,
     Slice,
-    parameter_shapes,
-    repeated_parameters,
 )
 from survey_lib.mechanics.labels import NOTHING, Labelling
 
@@ -57,7 +55,14 @@ def grouped_units(net: Labelling, inputs: tuple[tuple, dict[str, Any]]) -> Chann
         for name, n in shares.items():
             unit_macs[name] += each * n
         other += macs - each * sum(sizes[name] * n for name, n in shares.items())
-    shapes, uncounted = parameter_shapes(net.model), set(repeated_parameters(net.model))
+    shapes, uncounted, met = {}, set(), set()
+    for path, module in net.paths:
+        for name, p in module._parameters.items():
+            if p is not None:
+                shapes[path, name] = tuple(p.shape)
+                if id(p) in met:
+                    uncounted.add((path, name))
+                met.add(id(p))
     for owner in net.layers:  # a weight that is a buffer, e.g. of a blur
         if owner not in shapes:
             shapes[owner] = tuple(net.tensors[owner].shape)
@@ -80,7 +85,7 @@ def _units(net: Labelling) -> np.ndarray:
 
 def _separate_tensors(net: Labelling, unit_of: np.ndarray, pinned: dict[int, str]) -> None:
     """Tensors labelled by element join the slices where one of their axes carries units."""
-    met = _met(net, unit_of)
+    met = _met(net, unit_of) if net.separate else unit_of
     for owner, ids in net.separate.items():
         units = unit_of[ids]
         layered = [key for key in net.slices if key[:2] == owner]
@@ -111,7 +116,7 @@ def _separate_tensors(net: Labelling, unit_of: np.ndarray, pinned: dict[int, str
 
 
 def _axis_of_units(units: np.ndarray, met: np.ndarray) -> int | None:
-    """The axis of a tensor along which its elements' units vary; elements nobody met don't count."""
+    """The axis of a tensor along which its units vary; elements that nobody met don't count."""
     found = []
     for axis in range(units.ndim):
         rows = np.moveaxis(units, axis, 0).reshape(units.shape[axis], -1)
@@ -253,12 +258,7 @@ def _groups(
     for (module, tensor, axis), units in units_on.items():
         role, ids = slices[(module, tensor, axis)]
         if id(ids) not in spots:
-            here = np.where(units >= 0, group_of[units], -1)
-            spots[id(ids)] = []
-            for g in np.unique(here[here >= 0]).tolist():
-                at = np.flatnonzero(here == g)
-                order = np.argsort(index[units[at]], kind="stable")
-                spots[id(ids)].append((g, at[order].reshape(sizes[g], -1)))
+            spots[id(ids)] = _places(units, group_of, index, sizes)
         present = spots[id(ids)]
         repeats = net.repeats.get((module, tensor, axis), 1)
         for g, positions in present:
@@ -269,6 +269,10 @@ def _groups(
                 flattened[g].append(f"flattened: {module} reads {each} positions of each channel")
             if role == "in" and len(present) > 1:
                 beside[g].append(module)
+    attributes: dict[int, list[tuple[str, str, int]]] = defaultdict(list)
+    for tag, there in counted.items():
+        for g, n in zip(*np.unique(group_of[there], return_counts=True), strict=True):
+            attributes[int(g)].append((*tag, int(n) // sizes[g]))
     names: dict[str, int] = defaultdict(int)
     groups = []
     for g, units in enumerate(members):
@@ -280,11 +284,7 @@ def _groups(
         said = [*ties.get(int(units[0]), []), *flattened[g]]
         if beside[g]:
             said.append(f"concatenated: read beside others by {', '.join(beside[g])}")
-        counts = [
-            (*tag, int((group_of[there] == g).sum()) // len(units))
-            for tag, there in counted.items()
-            if (group_of[there] == g).any()
-        ]
+        counts = attributes[g]
         counts += _widths(net, found_slices[g], len(units), {c[:2] for c in counts})
         groups.append(
             ChannelGroup(
@@ -295,9 +295,26 @@ def _groups(
     return tuple(groups), group_of
 
 
-def _ties(
-    net: Labelling, unit_of: np.ndarray, members: list[np.ndarray]
-) -> dict[int, list[str]]:
+def _places(
+    units: np.ndarray, group_of: np.ndarray, index: np.ndarray, sizes: list[int]
+) -> list[tuple[int, np.ndarray]]:
+    """Groups that lie on an axis, each with the positions (units, k) of its units."""
+    here = np.where(units >= 0, group_of[units], -1)
+    g = int(here[0])
+    if g >= 0 and (here == g).all():  # as nearly always: one group, its units in order
+        number = index[units]
+        if len(number) == sizes[g] and (number[1:] > number[:-1]).all():
+            return [(g, np.arange(len(number))[:, None])]
+        return [(g, np.argsort(number, kind="stable").reshape(sizes[g], -1))]
+    found = []
+    for g in np.unique(here[here >= 0]).tolist():
+        at = np.flatnonzero(here == g)
+        order = np.argsort(index[units[at]], kind="stable")
+        found.append((g, at[order].reshape(sizes[g], -1)))
+    return found
+
+
+def _ties(net: Labelling, unit_of: np.ndarray, members: list[np.ndarray]) -> dict[int, list[str]]:
     """Why units were joined, by each group's first unit, which speaks for all."""
     speaks = np.zeros(len(unit_of), bool)
     speaks[[units[0] for units in members]] = True

@@ -104,7 +104,7 @@ class Layer:
     rows: int
     """Axis of ``weight`` that counts output channels."""
     shrinks: dict[str, int] = field(default_factory=dict)
-    """Groups whose channels lie on one axis of the positions; how many entries one unit has there."""
+    """Groups whose channels lie on one axis of the positions; entries that one unit has there."""
     axis: int = 0
     """Length of that axis; 0 where there is none."""
     tensor: str = "weight"
@@ -146,24 +146,3 @@ class ChannelGraph:
         units = sum(g.size for g in self.prunable)
         head = f"{self.model}: {len(self.prunable)} prunable groups of {units} units"
         return "\n".join([head, *map(repr, self.groups)])
-
-
-def parameter_shapes(model: nn.Module) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Shape of each parameter by (module, name), in every module that has it."""
-    return {
-        (path, name): tuple(p.shape)
-        for path, module in model.named_modules()
-        for name, p in module.named_parameters(recurse=False)
-    }
-
-
-def repeated_parameters(model: nn.Module) -> frozenset[tuple[str, str]]:
-    """Parameters that an earlier module holds too."""
-    seen: set[int] = set()
-    repeated = set()
-    for path, module in model.named_modules():
-        for name, p in module.named_parameters(recurse=False):
-            if id(p) in seen:
-                repeated.add((path, name))
-            seen.add(id(p))
-    return frozenset(repeated)

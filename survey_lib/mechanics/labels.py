@@ -46,8 +46,9 @@ class Extent(int):
     tags: frozenset[Tag]
     exact: bool
 
-    def __new__(cls, value: int, net: "Labelling", ids: np.ndarray, tags: frozenset[Tag],
-                exact: bool) -> "Extent":  # fmt: skip
+    def __new__(  # noqa: D102
+        cls, value: int, net: "Labelling", ids: np.ndarray, tags: frozenset[Tag], exact: bool
+    ) -> "Extent":
         self = int.__new__(cls, value)
         self.net, self.ids, self.tags, self.exact = net, ids, tags, exact
         return self
@@ -149,6 +150,7 @@ class Labelling:
         self.model = model
         self.batch = batch
         self.grouped = "whole"
+        self.paths = list(model.named_modules())
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.stack: list[str] = []  # paths of the modules whose forward is running
         self.labels: dict[int, Labels] = {}  # by id of the tensor
@@ -157,7 +159,7 @@ class Labelling:
         self.n_labels = 0
         self.owners: dict[int, list[Tag]] = {}  # id → (module, name) of parameters and buffers
         self.tensors: dict[Tag, Tensor] = {}
-        for path, module in model.named_modules():
+        for path, module in self.paths:
             for store in (module._parameters, module._buffers):
                 for name, t in store.items():
                     if t is not None and t.is_floating_point():
@@ -303,7 +305,13 @@ class Labelling:
         self.tie(there.ravel(), own.ravel(), f"scaled: {name} in {self.where()}")
 
     def layer(
-        self, owner: Tag, macs: float, outputs: float, weight: Tensor, rows: int, aside: Labels | None
+        self,
+        owner: Tag,
+        macs: float,
+        outputs: float,
+        weight: Tensor,
+        rows: int,
+        aside: Labels | None,
     ) -> None:
         """Note a layer's MACs for one call: per image, ``positions × weight.numel()``.
 

@@ -123,7 +123,10 @@ PROTECTED = {
         Net(lambda m, x: m.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), norm=nn.LayerNorm(6)),
         "normalised by layer_norm in norm",
     ),
-    "group norm": (Net(lambda m, x: m.norm(x), norm=nn.GroupNorm(2, 6)), "normalised by group_norm in norm"),
+    "group norm": (
+        Net(lambda m, x: m.norm(x), norm=nn.GroupNorm(2, 6)),
+        "normalised by group_norm in norm",
+    ),
     "functional norm": (
         Net(lambda m, x: F.group_norm(x, 3)),
         "normalised by group_norm in Net",
@@ -242,9 +245,7 @@ def test_what_is_not_understood_is_one_clear_sentence(case):
 
 def test_a_norm_of_the_wrong_size_is_one_clear_sentence():
     model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(5))
-    with pytest.raises(
-        GraphError, match=r"^1: fails on the example: 4 channels meet a norm of 5"
-    ):
+    with pytest.raises(GraphError, match=r"^1: fails on the example: 4 channels meet a norm of 5"):
         trace_groups(model, torch.randn(1, 2, 3, 3))
 
 
@@ -253,7 +254,9 @@ def test_a_net_without_channels_has_no_groups():
 
 
 def test_an_example_of_the_wrong_shape_is_one_clear_sentence():
-    with pytest.raises(GraphError, match=r"^a: fails on the example: 7 channels meet a weight for 2"):
+    with pytest.raises(
+        GraphError, match=r"^a: fails on the example: 7 channels meet a weight for 2"
+    ):
         trace_groups(Plain(), torch.randn(1, 7, 8, 8))
 
 
