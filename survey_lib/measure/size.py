@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from survey_lib.measure.macs import batch_size
 from survey_lib.mechanics.groups import CONV, TRANSPOSED
 from survey_lib.mechanics.sparse import model_bytes
 from survey_lib.tasks.modes import evaluating
@@ -27,7 +28,11 @@ def count_activations(model: nn.Module, example: Tensor) -> int:
     """Elements of all convolution and linear outputs per example (the papers' "memory").
 
     The same number as ``Costs(graph, "activations")`` has for a net that is traced.
+
+    Raises:
+        MacsError: the batch is empty.
     """
+    examples = batch_size(example)
     total = 0
 
     def count(_module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -42,7 +47,7 @@ def count_activations(model: nn.Module, example: Tensor) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    return total // len(example)
+    return total // examples
 
 
 def file_bytes(model: nn.Module) -> int:
