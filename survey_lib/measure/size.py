@@ -11,6 +11,7 @@ from survey_lib.measure.macs import batch_size
 from survey_lib.mechanics.groups import CONV, TRANSPOSED
 from survey_lib.mechanics.sparse import model_bytes
 from survey_lib.tasks.modes import evaluating
+from survey_lib.tasks.states import distinct
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -55,14 +56,9 @@ def file_bytes(model: nn.Module) -> int:
 
     A tensor that modules share is written once.
     """
-    unique: dict[tuple[int, tuple[int, ...]], str] = {}
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if unique.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name) == name:
-            state[name] = tensor.detach().cpu().contiguous()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
-        save_file(state, path)
+        save_file(distinct(model)[0], path)
         return path.stat().st_size
 
 

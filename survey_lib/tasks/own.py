@@ -13,6 +13,7 @@ from torch import nn
 
 from survey_lib.tasks.data import DataError, Splits
 from survey_lib.tasks.models import MODELS, build_model
+from survey_lib.tasks.states import fill
 from survey_lib.tasks.task import Task, Training
 
 Constructor = Callable[[], nn.Module]
@@ -108,7 +109,7 @@ def own_task(spec: str, data: Splits, training: Training) -> OwnTask:
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """Fill a net from a safetensors file of its state.
+    """Fill a net from a safetensors file of its state; of tied tensors one name is enough.
 
     Raises:
         DataError: the file is absent, damaged, or another net's.
@@ -116,7 +117,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        model.load_state_dict(load_file(path))
+        fill(model, load_file(path))
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error})") from None
     except RuntimeError as error:
