@@ -25,13 +25,14 @@ def _one_sentence():
     from survey_lib.cards.card import CardError
     from survey_lib.evidence.records import RecordError
     from survey_lib.experiments.runner import RunError
+    from survey_lib.measure.macs import MacsError
     from survey_lib.mechanics.sparse import StorageError
     from survey_lib.publish.layout import PublishError
     from survey_lib.tasks.data import DataError
 
     expected = (
-        CardError, RecordError, RunError, PublishError, DataError, StorageError, ValueError,
-        OSError,
+        CardError, RecordError, RunError, PublishError, DataError, StorageError, MacsError,
+        ValueError, OSError, FloatingPointError,
     )  # fmt: skip
     try:
         yield

@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from survey_lib.measure.macs import batch_size
 from survey_lib.mechanics.groups import CONV, TRANSPOSED
 from survey_lib.mechanics.sparse import model_bytes
 from survey_lib.tasks.modes import evaluating
+from survey_lib.tasks.states import distinct
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -27,7 +29,11 @@ def count_activations(model: nn.Module, example: Tensor) -> int:
     """Elements of all convolution and linear outputs per example (the papers' "memory").
 
     The same number as ``Costs(graph, "activations")`` has for a net that is traced.
+
+    Raises:
+        MacsError: the batch is empty.
     """
+    examples = batch_size(example)
     total = 0
 
     def count(_module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -42,7 +48,7 @@ def count_activations(model: nn.Module, example: Tensor) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    return total // len(example)
+    return total // examples
 
 
 def file_bytes(model: nn.Module) -> int:
@@ -50,14 +56,9 @@ def file_bytes(model: nn.Module) -> int:
 
     A tensor that modules share is written once.
     """
-    unique: dict[tuple[int, tuple[int, ...]], str] = {}
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if unique.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name) == name:
-            state[name] = tensor.detach().cpu().contiguous()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
-        save_file(state, path)
+        save_file(distinct(model)[0], path)
         return path.stat().st_size
 
 

@@ -25,6 +25,18 @@ NOTHING = 1e-30
 """A row whose largest value, or whose spread, lies below this is a row of zeros, or constant."""
 
 
+class NoGradient(RuntimeError):
+    """Rounding under autograd: its derivative is zero, which is nobody's gradient."""
+
+
+def _no_gradient(x: Tensor) -> None:
+    if x.requires_grad and torch.is_grad_enabled():
+        raise NoGradient(
+            "int8: rounding to a grid has no gradient; call this under torch.no_grad() or on "
+            "x.detach(), or use Int8Linear, which passes the gradient straight through"
+        )
+
+
 @dataclass(frozen=True)
 class Quantized:
     """A matrix (m, n) on a grid: x̂ = (q + zp) / s."""
@@ -47,7 +59,12 @@ class Quantized:
 
 
 def largest(x: Tensor, dim: int | None = None) -> Tensor:
-    """‖x‖∞ of all of x (1, 1), of each row (m, 1) for ``dim`` 1, of each column (1, n) for 0."""
+    """‖x‖∞ of all of x (1, 1), of each row (m, 1) for ``dim`` 1, of each column (1, n) for 0.
+
+    Of nothing it is 0.
+    """
+    if not x.numel():
+        return x.sum(dim, keepdim=True) if dim is not None else x.sum().view(1, 1)
     size = x.abs()
     return size.amax(dim, keepdim=True) if dim is not None else size.amax().view(1, 1)
 
@@ -61,7 +78,11 @@ def absmax(x: Tensor, dim: int | None = None, dtype: torch.dtype = torch.int8) -
         x: (m, n).
         dim: 1 for a scale for each row, 0 for each column, None for one scale.
         dtype: of the whole numbers: ``torch.int8``, or a float type that holds them.
+
+    Raises:
+        NoGradient: ``x`` takes part in autograd.
     """
+    _no_gradient(x)
     top = largest(x, dim)
     s = TOP / torch.where(top < NOTHING, TOP, top)
     return Quantized((x * s).round_().to(dtype), s)
@@ -82,8 +103,14 @@ def zeropoint(x: Tensor, dim: int | None = None, dtype: torch.dtype = torch.int8
         x: (m, n).
         dim: 1 for a grid for each row, 0 for each column, None for one grid.
         dtype: of the whole numbers: ``torch.int8``, or a float type that holds them.
+
+    Raises:
+        NoGradient: ``x`` takes part in autograd.
     """
-    if dim is None:
+    _no_gradient(x)
+    if not x.numel():
+        low = high = largest(x, dim)
+    elif dim is None:
         low, high = x.amin().view(1, 1), x.amax().view(1, 1)
     else:
         low, high = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
@@ -127,6 +154,8 @@ def exact_product(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         int32, or fp32 where every sum is exact in it.
     """
+    if not (a.numel() and b.numel()):  # the kernels of whole numbers take no empty matrix
+        return torch.zeros(a.shape[0], b.shape[1], dtype=torch.int32, device=a.device)
     if whole(a.device) == torch.int8:
         return torch.ops.aten._int_mm(a.to(torch.int8), b.to(torch.int8))
     k = a.shape[1]
@@ -163,10 +192,11 @@ def product(a: Quantized, b: Quantized, sums: Tensor | None = None) -> Tensor:
     if a.zero is not None and b.zero is not None:
         rows = a.q.sum(1, keepdim=True).to(c.dtype)  # (m, 1)
         columns = b.q.sum(0, keepdim=True).to(c.dtype) if sums is None else sums  # (1, n)
-        columns = columns + a.q.shape[1] * b.zero
+        zero = b.zero.to(c.dtype)  # K zp is more than fp32 holds where weights lie far from 0
+        columns = columns.to(c.dtype) + a.q.shape[1] * zero
         # the last three terms as one product of rank 2
         left = torch.cat([rows, a.zero.expand_as(rows)], 1)  # (m, 2)
-        right = torch.cat([b.zero.expand_as(columns), columns], 0).to(c.dtype)  # (2, n)
+        right = torch.cat([zero.expand_as(columns), columns], 0)  # (2, n)
         c.addmm_(left, right)
     elif a.zero is not None or b.zero is not None:
         raise ValueError("int8 product: both matrices need a zero point, or neither")

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from survey_lib import files
+from survey_lib.tasks.states import distinct, fill
 
 VALUE = 4  # bytes of a float32
 
@@ -62,7 +63,8 @@ ENCODINGS = {"dense": bytes_dense, "bitmask": bytes_bitmask, "csr": bytes_csr}
 def model_bytes(model: nn.Module, encoding: str = "dense") -> int:
     """Bytes of all floating-point tensors of a net, running statistics included.
 
-    Matrices and kernels are encoded where that is smaller than dense, as a writer would.
+    Matrices and kernels are encoded where that is smaller than dense, as a writer would; a tensor
+    that layers share counts once.
 
     Raises:
         ValueError: an encoding that isn't ``dense``, ``bitmask`` or ``csr``.
@@ -72,7 +74,7 @@ def model_bytes(model: nn.Module, encoding: str = "dense") -> int:
     encode = ENCODINGS[encoding]
     return sum(
         min(bytes_dense(t), encode(t)) if t.ndim > 1 else bytes_dense(t)
-        for t in model.state_dict().values()
+        for t in distinct(model)[0].values()
         if t.is_floating_point()
     )
 
@@ -80,20 +82,23 @@ def model_bytes(model: nn.Module, encoding: str = "dense") -> int:
 def save_sparse(model: nn.Module, path: Path) -> int:
     """Write a net with its zero entries left out (bit masks); returns the tensors' bytes.
 
-    Tensors for which a mask would cost more are stored dense. The file is safetensors.
+    Tensors for which a mask would cost more are stored dense; one that layers share is stored
+    once. The file is safetensors.
     """
     tensors: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
-    for name, tensor in model.state_dict().items():
-        t = tensor.detach().cpu().contiguous()
+    whole, tied = distinct(model)
+    for name, t in whole.items():
         if t.ndim > 1 and t.dtype == torch.float32 and bytes_bitmask(t) < bytes_dense(t):
             mask = t.flatten() != 0
             tensors[f"{name}|values"] = t.flatten()[mask]
             tensors[f"{name}|bits"] = torch.from_numpy(np.packbits(mask.numpy()))
             shapes[name] = list(t.shape)
         else:
-            tensors[name] = t.clone()
+            tensors[name] = t
     meta = {"format": "survey-bitmask-1", "shapes": json.dumps(shapes)}
+    if tied:
+        meta["tied"] = json.dumps(tied)
     files.write_atomic(path, save(tensors, metadata=meta))
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
@@ -122,8 +127,8 @@ def load_sparse(model: nn.Module, path: Path) -> nn.Module:
         full[mask] = tensors.pop(f"{name}|values")
         tensors[name] = full.view(shape)
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
+        fill(model, tensors, json.loads(meta.get("tied", "{}")))
+    except (RuntimeError, KeyError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise StorageError(f"{path}: belongs to another net: {reason}") from None
     return model

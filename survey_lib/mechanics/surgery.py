@@ -21,6 +21,7 @@ from survey_lib.mechanics.groups import BATCH_NORM, CONV, TRANSPOSED, ChannelGra
 from survey_lib.mechanics.proof import check_removal, copied
 from survey_lib.mechanics.sparse import StorageError
 from survey_lib.tasks.modes import evaluating
+from survey_lib.tasks.states import distinct, fill
 
 Recipe = dict[str, list[int]]
 FORMAT = "survey-channels-1"
@@ -300,6 +301,8 @@ def save_compressed(
 ) -> int:
     """Write ``recipe.json`` and ``weights.safetensors``; returns the bytes of the weights' file.
 
+    A tensor that layers share is written once; :func:`load_compressed` ties it again.
+
     Args:
         model: the small net, as :func:`apply_recipe` gave it (trained on or not).
         graph: groups of the dense net.
@@ -308,14 +311,15 @@ def save_compressed(
         constructor: how to build the dense net, for the reader of the file.
     """
     checked = check_recipe(graph, recipe)
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    weights = save(state)
+    tensors, tied = distinct(model)
+    weights = save(tensors)
     about = {
         "format": FORMAT,
         "constructor": constructor,
         "model": graph.model,
         "sizes": {g.name: g.size for g in graph.groups},
         "recipe": checked,
+        "tied": tied,
         "sha256": files.sha256(weights),
     }
     files.write_atomic(folder / "weights.safetensors", weights)
@@ -369,8 +373,8 @@ def load_compressed(folder: Path, dense: nn.Module, example: Tensor) -> nn.Modul
             owner, _, leaf = name.rpartition(".")
             if leaf == "bias" and small.get_submodule(owner).bias is None:
                 small.get_submodule(owner).bias = nn.Parameter(value)
-        small.load_state_dict(state)
-    except (SafetensorError, RuntimeError, AttributeError) as error:
+        fill(small, state, about.get("tied", {}))
+    except (SafetensorError, RuntimeError, AttributeError, KeyError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise StorageError(f"{path}: belongs to another net: {reason}") from None
     return small.eval()

@@ -102,6 +102,13 @@ def reach(graph: ChannelGraph, budget: Budget, config: Config) -> None:
     check_reach(graph, budget, least, "channel_baselines")
 
 
+def check(model: nn.Module, graph: ChannelGraph, task: Task, config: Config) -> None:
+    """Raise ScoreError for a group that has nothing to be scored by; nothing is trained."""
+    del task
+    for group in graph.prunable if config.criterion == "bn_scale" else ():
+        bn_scale(model, group)
+
+
 def compress(
     model: nn.Module,
     task: Task,

@@ -2,8 +2,9 @@
 
 A method's module has a frozen ``Config``, ``KIND``, ``STEERS``, and ``compress`` as
 :class:`Compress` has it; one of kind ``channels`` also has ``reach(graph, budget, config)``, which
-refuses a budget out of reach before anything is trained. What is not in :data:`METHODS` does not
-exist; what is in it is tested by the battery (``tests/test_battery.py``).
+refuses a budget out of reach before anything is trained, and where a net or data may lack what it
+needs ``check(model, graph, task, config)``, which refuses these as early. What is not in
+:data:`METHODS` does not exist; what is in it is tested by the battery (``tests/test_battery.py``).
 
 This module imports no method. Methods take :class:`Compressed` from its own small module, so that
 a new entry here changes the code of none of them.

@@ -3,8 +3,10 @@
 What ``survey prune`` does, as one function.
 """
 
+import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import nn
 
 from survey_lib import files
 from survey_lib.measure.compare import Comparison, compare
+from survey_lib.measure.macs import count_macs
 from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.surgery import load_compressed, read_recipe, save_compressed
@@ -24,6 +27,9 @@ from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.own import constructor, load_weights, own_task
 from survey_lib.tasks.task import Training
 from survey_lib.tasks.train import evaluate, fit
+
+WRITTEN = ("recipe.json", "weights.safetensors", "report.json")
+"""What is in the folder in the end."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ def prune(
         ValueError: unknown model, method or kind of data, a budget that cannot be met, or an
             ``out`` that cannot be written; all before anything is trained.
         DataError: images or weights are missing or damaged.
+        GraphError, MacsError: the net cannot be followed or counted; before anything is trained.
     """
     entry = contract.find(method, kind="channels", steers="budget")
     if train_epochs <= 0 or tune_epochs < 0 or lr <= 0 or batch < 1:
@@ -89,9 +96,12 @@ def prune(
     task = own_task(spec, splits, training)
     say(f"{len(task.train)} training, {len(task.val)} validation, {len(task.test)} test images")
     dense = task.build(seeded(seed))
-    # before anything is trained: net and budget may be refused
+    # before anything is trained: net, data and budget may be refused
     graph = trace_groups(dense, task.example(1))
     entry.load().reach(graph, budget, entry.config())
+    if check := getattr(entry.load(), "check", None):
+        check(dense, graph, task, entry.config())
+    count_macs(dense, task.example(1))  # the report will have to
     if weights:
         load_weights(dense, weights).eval()
     else:
@@ -130,12 +140,26 @@ def prune(
 
 
 def check_folder(out: Path) -> None:
-    """Raise ValueError for a folder that cannot be made or written into; makes nothing."""
+    """Raise ValueError for a folder that cannot be made or written into; nothing is left in it."""
     there = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not there.is_dir():
         raise ValueError(f"cannot write to {out}: {there} is no folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"cannot write to {out}: {there} may not be written to")
+    for name in WRITTEN:
+        if (out / name).is_dir():
+            raise ValueError(f"cannot write to {out}: {name} in it is a folder")
+    new = [p for p in (out.absolute(), *out.absolute().parents) if not p.exists()]
+    try:  # what the rights say is not all: a link to nowhere, a system that takes no files
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as why:
+        raise ValueError(f"cannot write to {out}: {why.strerror or why}") from None
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def load_pruned(folder: Path) -> nn.Module:

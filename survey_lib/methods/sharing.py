@@ -15,12 +15,21 @@ from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.surgery import Recipe
 from survey_lib.methods.compressed import Compressed
 from survey_lib.tasks.task import Task, Training
-from survey_lib.tasks.train import History, Step, batches, fit, layout, total_steps, training
+from survey_lib.tasks.train import (
+    History,
+    Step,
+    batches,
+    fit,
+    layout,
+    pass_steps,
+    total_steps,
+    training,
+)
 
 
 def for_steps(task: Task, recipe: Training, steps: int) -> Training:
     """The recipe over exactly ``steps`` steps, with its whole schedule in them."""
-    return replace(recipe, epochs=steps / math.ceil(len(task.train) / recipe.batch))
+    return replace(recipe, epochs=steps / pass_steps(len(task.train), recipe.batch))
 
 
 def constant(recipe: Training) -> Training:

@@ -1,11 +1,13 @@
 """Data that a task is made of: embedded, checked by hash, never pickled."""
 
 import gzip
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -206,14 +208,14 @@ def image_folder(path: str | Path, size: int = 32, val_fraction: float = 0.1) ->
     """A user's own images: ``path/train/<class>/*`` and ``path/test/<class>/*``.
 
     Images are resized to ``size`` × ``size``, three channels, normalised per channel by the
-    training images; every tenth training image of a class is held out for validation.
+    training images; every tenth training image of a class is held out for validation. Files and
+    folders whose names begin with a dot are no images and no classes. Images with 16 bits a pixel
+    are scaled by their range, 0 to 65,535, as those with 8 bits are by theirs.
 
     Raises:
-        DataError: a folder is missing or empty, or train and test have different classes.
+        DataError: a folder is missing or empty, train and test have different classes, an image is
+            damaged or has no known range (floating point), or all images are one flat colour.
     """
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import v2
-
     root = Path(path).expanduser()
     for part in ("train", "test"):
         if not (root / part).is_dir():
@@ -221,27 +223,27 @@ def image_folder(path: str | Path, size: int = 32, val_fraction: float = 0.1) ->
                 f"{root / part}: no such folder; an image folder needs train/<class>/ and "
                 "test/<class>/ with images in them"
             )
-    resize = v2.Compose(
-        [v2.ToImage(), v2.Resize((size, size), antialias=True), v2.ToDtype(torch.uint8)]
-    )
-    raw: dict[str, Split] = {}
-    names: dict[str, list[str]] = {}
-    for part in ("train", "test"):
-        try:
-            folder = ImageFolder(str(root / part), transform=resize)
-        except FileNotFoundError as error:
-            raise DataError(f"{root / part}: {str(error).rstrip('.')}; add images there") from None
-        names[part] = folder.classes
-        rows = [folder[i] for i in range(len(folder))]
-        raw[part] = Split(
-            torch.stack([torch.as_tensor(x) for x, _ in rows]), torch.tensor([y for _, y in rows])
-        )
+    files_of = {part: _images_by_class(root / part) for part in ("train", "test")}
+    names = {part: list(found) for part, found in files_of.items()}
     if names["train"] != names["test"]:
         different = sorted(set(names["train"]) ^ set(names["test"]))
         raise DataError(f"{root}: train and test differ in the classes {different}")
+    raw: dict[str, Split] = {}
+    for part, found in files_of.items():
+        images = [_image(file, size) for files_ in found.values() for file in files_]
+        if any(image.is_floating_point() for image in images):
+            images = [image.float() for image in images]
+        labels = [label for label, files_ in enumerate(found.values()) for _ in files_]
+        raw[part] = Split(torch.stack(images), torch.tensor(labels))
     train, test = raw["train"], raw["test"]
     mean = train.x.float().mean((0, 2, 3), keepdim=True) / 255
-    std = (train.x.float() / 255).std((0, 2, 3), keepdim=True).clamp_min(1e-3)
+    std = (train.x.float() / 255).std((0, 2, 3), keepdim=True)
+    if not std.max() > 1e-7:
+        raise DataError(
+            f"{root / 'train'}: all images are the same flat colour; there is nothing to learn from"
+        )
+    # a quarter of a grey step, of 255 or of 65,535
+    std = std.clamp_min(1e-3 / 257 if train.x.is_floating_point() else 1e-3)
 
     def split(part: Split, rows: Tensor) -> Split:
         return Split((part.x[rows].float() / 255 - mean) / std, part.y[rows])
@@ -257,3 +259,70 @@ def image_folder(path: str | Path, size: int = 32, val_fraction: float = 0.1) ->
         split(train, ~held), split(train, held), split(test, torch.ones(len(test)).bool()),
         classes=tuple(names["train"]), hash=files.sha256(content),
     )  # fmt: skip
+
+
+def _images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """Class → its image files, both sorted; nothing whose name begins with a dot.
+
+    Raises:
+        DataError: no class, or one without an image.
+    """
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    found: dict[str, list[Path]] = {}
+    for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()):
+        if name.startswith("."):
+            continue
+        found[name] = []
+        for place, _, names in sorted(os.walk(folder / name, followlinks=True)):
+            if any(step.startswith(".") for step in Path(place).relative_to(folder).parts):
+                continue
+            found[name] += [
+                Path(place) / n
+                for n in sorted(names)
+                if not n.startswith(".") and n.lower().endswith(IMG_EXTENSIONS)
+            ]
+    if not found:
+        raise DataError(f"{folder}: no folder of a class in it; add some with images in them")
+    for name, inside in found.items():
+        if not inside:
+            raise DataError(
+                f"{folder / name}: no image in it; add images there ({', '.join(IMG_EXTENSIONS)}), "
+                "or remove the folder"
+            )
+    return found
+
+
+def _image(file: Path, size: int) -> Tensor:
+    """(3, size, size) in 0 … 255: bytes, or fp32 for an image with 16 bits a pixel.
+
+    Raises:
+        DataError: the file is damaged, or its mode has no range to be scaled by.
+    """
+    from PIL import Image
+    from torchvision.transforms import v2
+
+    try:
+        with Image.open(file) as image:
+            mode, sixteen = image.mode, _sixteen_bits(image)
+            if sixteen:
+                grey = torch.from_numpy(np.array(image).astype(np.float32)) / 257  # of 65,535
+                pixels = grey.expand(3, *grey.shape)
+            elif mode in ("I", "F"):
+                pixels = None
+            else:
+                pixels = v2.functional.to_image(image.convert("RGB"))
+    except Exception as why:  # readers of formats raise whatever they like
+        raise DataError(f"{file}: not a readable image ({why or type(why).__name__})") from None
+    if pixels is None:
+        raise DataError(
+            f"{file}: its mode {mode} ({'32-bit whole' if mode == 'I' else 'floating-point'} "
+            "numbers) has no range to be scaled by; write it with 8 or 16 bits a pixel"
+        )
+    resized = v2.functional.resize(pixels, [size, size], antialias=True)
+    return torch.as_tensor(resized)
+
+
+def _sixteen_bits(image: Any) -> bool:
+    # older versions of Pillow open a 16-bit PNG with mode I
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")

@@ -1,10 +1,16 @@
 """A user's own net and data as a task."""
 
+import hashlib
+import importlib
 import importlib.util
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +19,7 @@ from torch import nn
 
 from survey_lib.tasks.data import DataError, Splits
 from survey_lib.tasks.models import MODELS, build_model
+from survey_lib.tasks.states import fill
 from survey_lib.tasks.task import Task, Training
 
 Constructor = Callable[[], nn.Module]
@@ -38,13 +45,14 @@ def constructor(spec: str, *, channels: int, size: int, classes: int) -> Constru
     Args:
         spec: ``torchvision:NAME`` (a classification net of torchvision, untrained),
             ``PATH.py:FUNCTION`` (called without arguments, or with ``num_classes`` if it takes
-            that), or a model of the survey, e.g. ``resnet_small``.
+            that; the file may import what lies beside it), or a model of the survey, e.g.
+            ``resnet_small``.
         channels: of the images.
         size: of the images, in pixels.
         classes: number of classes.
 
     Raises:
-        ValueError: no such net, or the file or function is missing.
+        ValueError: no such net, or the file or function is missing or fails.
     """
     kind, _, name = spec.rpartition(":")
     if kind == "torchvision":
@@ -75,25 +83,109 @@ AUXILIARY = ("googlenet", "inception_v3")  # nets whose extra heads only train
 
 
 def _from_file(path: Path, name: str, classes: int) -> Constructor:
+    path = path.expanduser()
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    build = getattr(module, name, None)
+    siblings: dict[str, ModuleType] = {}
+    with _imports_beside(path, siblings):
+        build = getattr(_loaded(path), name, None)
     if not callable(build):
         raise ValueError(f"{path}: has no function {name!r}")
     takes = "num_classes" in signature(build).parameters
 
     def make() -> nn.Module:
-        model = build(num_classes=classes) if takes else build()
+        with _imports_beside(path, siblings):
+            try:
+                model = build(num_classes=classes) if takes else build()
+            except Exception as why:
+                raise ValueError(f"{path}:{name} failed: {_said(why, path)}") from why
         if not isinstance(model, nn.Module):
             raise ValueError(f"{path}:{name} returned {type(model).__name__}, not a torch module")
         return model
 
     return make
+
+
+def _loaded(path: Path) -> ModuleType:
+    """The file's module, run anew, in a package of its own so that its name is nobody else's.
+
+    Raises:
+        ValueError: it cannot be run; says which line of which file, and why.
+    """
+    folder = path.resolve().parent
+    package = f"survey_own_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+    for known in [m for m in sys.modules if m == package or m.startswith(f"{package}.")]:
+        del sys.modules[known]  # a file may have changed since
+    sys.modules[package] = ModuleType(package)
+    sys.modules[package].__path__ = [str(folder)]  # `from .layers import x` looks here
+    own = f"{package}.{path.stem.replace('.', '_')}"
+    try:
+        spec = importlib.util.spec_from_file_location(own, path)
+        if spec is None or spec.loader is None:
+            raise ImportError("not a Python file")
+        sys.modules[own] = importlib.util.module_from_spec(spec)  # dataclasses look it up
+        spec.loader.exec_module(sys.modules[own])
+    except (Exception, SystemExit) as why:
+        sys.modules.pop(own, None)
+        raise ValueError(f"{path}: cannot be imported: {_said(why, path)}") from why
+    return sys.modules[own]
+
+
+_BESIDE: set[str] = set()
+"""Modules that stand in ``sys.modules`` because they lie beside the file last imported."""
+
+
+@contextmanager
+def _imports_beside(path: Path, siblings: dict[str, ModuleType]) -> Iterator[None]:
+    """``import layers`` finds layers.py beside the file, not one beside another net's file.
+
+    Args:
+        path: the file.
+        siblings: what was found so far; gets what is found meanwhile.
+    """
+    folders = [path.resolve().parent]
+    while (folders[-1] / "__init__.py").is_file():  # `import package.layers` begins further up
+        folders.append(folders[-1].parent)
+    folders = folders[:1] + folders[1:][-1:]
+    for name in _BESIDE:
+        sys.modules.pop(name, None)
+    sys.modules.update(siblings)
+    before = {_top(name) for name in sys.modules} - {_top(name) for name in siblings}
+    sys.path[:0] = paths = [str(folder) for folder in folders]
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        for added in paths:
+            with suppress(ValueError):
+                sys.path.remove(added)
+        for name, module in list(sys.modules.items()):
+            top = _top(name)
+            if top not in before and any(
+                (folder / f"{top}.py").is_file() or (folder / top).is_dir() for folder in folders
+            ):
+                siblings[name] = module
+        _BESIDE.clear()
+        _BESIDE.update(siblings)
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _said(why: BaseException, path: Path) -> str:
+    """An exception in one sentence, with the line of the user's file it came from."""
+    if isinstance(why, SyntaxError):
+        where = Path(why.filename or path).name
+        return f"{type(why).__name__} in {where}, line {why.lineno}: {why.msg}"
+    folder = path.resolve().parent
+    lines = [
+        f" ({Path(frame.filename).name}, line {frame.lineno})"
+        for frame in traceback.extract_tb(why.__traceback__)
+        if Path(frame.filename).is_relative_to(folder) and "site-packages" not in frame.filename
+    ]
+    text = " ".join(str(why).split())
+    return f"{type(why).__name__}: {text}{lines[-1] if lines else ''}"
 
 
 def own_task(spec: str, data: Splits, training: Training) -> OwnTask:
@@ -108,7 +200,7 @@ def own_task(spec: str, data: Splits, training: Training) -> OwnTask:
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """Fill a net from a safetensors file of its state.
+    """Fill a net from a safetensors file of its state; of tied tensors one name is enough.
 
     Raises:
         DataError: the file is absent, damaged, or another net's.
@@ -116,7 +208,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     try:
-        model.load_state_dict(load_file(path))
+        fill(model, load_file(path))
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error})") from None
     except RuntimeError as error:

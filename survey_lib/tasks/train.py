@@ -77,7 +77,25 @@ def total_steps(task: Task, recipe: Training | None = None) -> int:
     recipe = recipe or task.training
     if math.isinf(recipe.epochs):
         raise ValueError(f"{task.name}: a training of infinitely many epochs has no last step")
-    return max(1, round(recipe.epochs * math.ceil(len(task.train) / recipe.batch)))
+    return max(1, round(recipe.epochs * pass_steps(len(task.train), recipe.batch)))
+
+
+def pass_steps(n: int, batch: int) -> int:
+    """Number of batches in one pass over ``n`` examples."""
+    return len(batch_sizes(n, batch))
+
+
+def batch_sizes(n: int, batch: int) -> list[int]:
+    """Sizes of the batches of one pass over ``n`` examples: ``batch`` each, the last one shorter.
+
+    A last batch of a single example joins the one before, since batch norm makes nothing of it but
+    noise or an error. Only where a single example is all there is, or all that is asked for, is it
+    a batch.
+    """
+    sizes = [batch] * (n // batch) + ([n % batch] if n % batch else [])
+    if len(sizes) > 1 and sizes[-1] == 1 < batch:
+        sizes[-2:] = [batch + 1]
+    return sizes
 
 
 def learning_rate(step: int, steps: float, recipe: Training) -> float:
@@ -122,9 +140,13 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def batches(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless index batches: a new permutation of ``n`` examples each pass, last one shorter."""
+    """Endless index batches: a new permutation of ``n`` examples each pass.
+
+    The last batch of a pass is shorter, but never a single example: see :func:`batch_sizes`.
+    """
+    sizes = batch_sizes(n, batch)
     while True:
-        yield from torch.randperm(n, generator=generator, device="cpu").split(batch)
+        yield from torch.randperm(n, generator=generator, device="cpu").split(sizes)
 
 
 def training(
@@ -279,8 +301,9 @@ def recalibrate(model: nn.Module, split: Split, batches: int = 40, batch: int = 
             norm.reset_running_stats()
             norm.momentum = None  # a plain average over the batches
             norm.training = True
-        for x in split.x[: batches * batch].split(batch):
-            model(layout(x.to(device)))
+        x = split.x[: batches * batch]
+        for part in x.split(batch_sizes(len(x), batch)):
+            model(layout(part.to(device)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return len(norms)

@@ -47,16 +47,6 @@ def test_an_uncounted_product_is_an_error(monkeypatch):
         macs.count_macs(nn.Linear(3, 2), torch.zeros(1, 3))
 
 
-def test_counting_restores_train_mode():
-    model = nn.Sequential(nn.Linear(3, 2), nn.Dropout())
-    model.train()
-    macs.count_macs(model, torch.zeros(1, 3))
-    macs.count_nonzero_macs(model, torch.zeros(1, 3))
-    size.count_activations(model, torch.zeros(1, 3))
-    assert model.training
-    assert model[1].training
-
-
 def test_nonzero_macs_follow_the_zeros():
     conv = nn.Conv2d(2, 4, 3, padding=1, bias=False)
     with torch.no_grad():

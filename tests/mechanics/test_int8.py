@@ -113,6 +113,46 @@ def test_scales_inside_the_sum_and_mixed_grids_are_refused():
         product(zeropoint(X), absmax(W))
 
 
+@pytest.mark.parametrize("dim", [None, 0, 1])
+@pytest.mark.parametrize("shape", [(0, 5), (4, 0), (0, 0)])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_nothing_on_a_grid_is_nothing(grid, shape, dim):
+    g = grid(torch.zeros(shape), dim)
+    scales = {None: (1, 1), 0: (1, shape[1]), 1: (shape[0], 1)}[dim]
+    assert (g.q.shape, g.scale.shape) == (shape, scales)
+    assert g.dequantize().shape == shape
+    assert g.scale.isfinite().all()
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(0, 6, 3), (4, 0, 3), (4, 6, 0), (0, 0, 0)])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_products_with_an_empty_side(grid, m, k, n, kernel):
+    c = product(grid(torch.ones(m, k), 1), grid(torch.ones(k, n), 0))
+    assert torch.equal(c, torch.zeros(m, n))
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float64, torch.float32), (torch.float64,) * 2])
+def test_a_product_in_float64_is_exact_to_float64(dtypes, kernel):
+    """Weights that lie far from 0 have zero points whose sums fp32 does not hold."""
+    x = torch.randn(5, 3000, generator=seeded(5), dtype=dtypes[0])
+    w = torch.randn(3000, 4, generator=seeded(6), dtype=dtypes[1]) + 1000
+    a, b = zeropoint(x, 1), zeropoint(w, 0)
+    wide = [int8.Quantized(g.q, g.scale.double(), g.zero.double()) for g in (a, b)]
+    wanted = wide[0].dequantize() @ wide[1].dequantize()
+    sums = b.q.sum(0, keepdim=True, dtype=torch.int32)
+    for known in (None, sums, sums.float()):
+        torch.testing.assert_close(product(a, b, known), wanted, rtol=1e-11, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_gradient_through_a_grid_is_refused(grid):
+    x = X.clone().requires_grad_()
+    with pytest.raises(int8.NoGradient, match=r"has no gradient; call this under torch\.no_grad"):
+        grid(x, 1)
+    with torch.no_grad():
+        assert torch.equal(grid(x, 1).q, grid(X, 1).q)
+
+
 ON_AVX2 = """
 import json, torch
 from survey_lib.mechanics import int8

@@ -244,6 +244,143 @@ def test_a_config_that_means_nothing_is_refused(change, words):
         replace(Config(), **change)
 
 
+STORED = [{}, {"keep_weights": True}, {"activations_only": True}, {"fast": True}, {"half": True},
+          {"alpha": 0.0}, {"alpha": float("inf")}]  # fmt: skip
+
+
+def configs():
+    """All kinds in all ways of storing that go together."""
+    for kind in KINDS:
+        for stored in STORED:
+            if not ("fast" in stored and "zeropoint" in kind):
+                yield Config(kind, **stored)
+
+
+@pytest.fixture(params=list(configs()), ids=lambda c: f"{c.kind} {c.alpha} {c.half:d}")
+def config(request):
+    return request.param
+
+
+@pytest.fixture(params=["this processor", "fp32"])
+def kernel(request, monkeypatch):
+    if request.param == "fp32":
+        monkeypatch.setattr(int8, "integer_kernel", lambda: False)
+
+
+def test_the_gradient_goes_straight_through(config, kernel):
+    """∂L/∂X = ∂L/∂C Ŵ with the weights that the pass multiplied by, outlier columns too."""
+    x32, w = matrices(dtype=torch.float32)
+    layer = Int8Linear(linear(w, bias=True), config)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        x = x32.to(dtype).view(3, 4, 40).requires_grad_()
+        up = torch.randn(3, 4, 24, generator=seeded(9)).to(dtype)
+        y = layer(x)
+        with torch.no_grad():
+            assert torch.equal(layer(x), y)  # the same pass, to the bit
+        y.backward(up)
+        multiplied = layer.dequantized().clone()
+        O = outliers(x.detach().view(12, 40).float(), layer.alpha)  # noqa: E741
+        if config.kind in DECOMPOSED and len(O):
+            kept = layer.weight if config.activations_only else layer.weight_half
+            columns = layer.dequantized()[:, O] if kept is None else kept[:, O]
+            multiplied[:, O] = (columns.half() if config.half else columns).float()
+        assert x.grad.dtype == dtype
+        wanted = up.double() @ multiplied.double()
+        near = (0.02, 0.2) if dtype == torch.bfloat16 else (1e-5, 1e-5)
+        torch.testing.assert_close(x.grad.double(), wanted, rtol=near[0], atol=near[1])
+        # beside the dense layer's gradient it is off by the rounding of weights alone
+        dense = up.double().flatten(0, 1) @ w.double().t()
+        assert (x.grad.double().flatten(0, 1) - dense).norm() < 0.03 * dense.norm()
+
+
+def test_a_net_with_int8_layers_hands_gradients_to_what_lies_before_them():
+    net = nn.Sequential(nn.Linear(8, 40), Int8Linear(nn.Linear(40, 24), Config()))
+    net(torch.randn(5, 8)).square().sum().backward()
+    assert net[0].weight.grad.abs().sum() > 0
+    assert not list(net[1].parameters())
+
+
+def test_no_tokens_give_no_tokens(config, kernel):
+    _, w = matrices(dtype=torch.float32)
+    layer = Int8Linear(linear(w, bias=True), config)
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        for shape in ((0, 40), (2, 0, 40), (0, 3, 40)):
+            y = layer(torch.zeros(shape, dtype=dtype))
+            assert (y.shape, y.dtype) == ((*shape[:-1], 24), dtype)
+            x = torch.zeros(shape, dtype=dtype, requires_grad=True)
+            layer(x).sum().backward()
+            assert x.grad.shape == shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_functions_take_no_tokens_and_no_outputs_too(kind, kernel):
+    x, w = matrices()
+    assert KINDS[kind](x[:0], w).shape == (0, 24)
+    assert KINDS[kind](x, w[:, :0]).shape == (12, 0)
+    assert outliers(x[:0]).tolist() == []
+
+
+def test_float64_goes_through_every_kind(config, kernel):
+    x, w = matrices()
+    layer = Int8Linear(linear(w, bias=True), config)  # a float64 layer, and input
+    y = layer(x)
+    assert y.dtype == torch.float64
+    single = Int8Linear(linear(w.float(), bias=False), config)(x.float()).double()
+    torch.testing.assert_close(y - layer.bias, single, rtol=1e-3, atol=2e-3)
+    assert (y - layer.bias - x @ w).norm() < 0.1 * (x @ w).norm()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_name(config, value):
+    if config.activations_only:
+        pytest.skip("takes no scale from weights")
+    net = nn.Sequential(nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 3))
+    with torch.no_grad():
+        net[2].weight[1, 5] = value
+    with pytest.raises(ValueError, match=r"^2: llm_int8: the weight holds NaN or infinity"):
+        quantize(net, ["0", "2"], config)
+    assert isinstance(quantize(net, ["0"], config)[0], Int8Linear)
+
+
+def test_a_weight_that_its_storage_cannot_hold_is_refused():
+    big = linear(torch.full((8, 4), 1e5))
+    with pytest.raises(ValueError, match=r"holds 1e\+05, more than fp16 does.*drop keep_weights"):
+        Int8Linear(big, Config(keep_weights=True))
+    assert Int8Linear(big, Config()).scale.isfinite().all()
+    with pytest.raises(ValueError, match="more than fp32 does"):
+        Int8Linear(linear(torch.full((8, 4), 1e40, dtype=torch.float64)), Config())
+
+
+CASTS = {
+    "half": lambda net: net.half(), "bfloat16": lambda net: net.bfloat16(),
+    "double": lambda net: net.double(), "to": lambda net: net.to(torch.float16),
+    "type": lambda net: net.type(torch.float16), "and back": lambda net: net.half().float(),
+}  # fmt: skip
+
+
+def test_a_cast_of_the_net_leaves_the_grid_alone(config):
+    """Small weights have scales beyond fp16, which would become infinite."""
+    x, w = matrices(dtype=torch.float32)
+    w = w / 5000
+    if not config.activations_only:
+        assert Int8Linear(linear(w), config).scale.max() > 65504
+    for cast in CASTS.values():
+        layer = Int8Linear(linear(w, bias=True), config)
+        layer(x)  # with what is made when first used
+        before = {name: b.clone() for name, b in layer.named_buffers()}
+        net = cast(nn.Sequential(nn.Linear(40, 40), layer))
+        assert net[0].weight.dtype == layer.bias.dtype
+        for name, b in layer.named_buffers():
+            if name != "bias" and not config.activations_only:
+                assert b.dtype == before[name].dtype
+                assert torch.equal(b, before[name])
+        given = x.to(net[0].weight.dtype)
+        y = layer(given)
+        assert y.dtype == given.dtype
+        wanted = given.double() @ w.double() + layer.bias.double()
+        assert (y.double() - wanted).norm() < 0.03 * wanted.norm()
+
+
 # ---- nets
 
 

@@ -23,6 +23,22 @@ def build(num_classes):
 """
 
 
+INVERSE = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, n)
+        self.register_buffer("mix", torch.eye(n))
+    def forward(self, x):
+        torch.linalg.inv(self.mix)
+        return self.c(self.b(self.a(x).relu()).mean((2, 3)))
+def build(num_classes):
+    return Net(num_classes)
+"""
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """Two classes: red and blue noise."""
@@ -112,16 +128,107 @@ def test_no_epochs_of_tuning_tune_nothing(images, tmp_path):
     assert report["spent"]["steps"] == report["spent"]["examples"] == 0
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Whatever would train fails."""
+    monkeypatch.setattr(own_model, "fit", lambda *_, **__: pytest.fail("something was trained"))
+
+
 @pytest.mark.parametrize("method", CHANNELS)
+@pytest.mark.usefixtures("untrained")
 def test_a_budget_out_of_reach_or_a_folder_that_is_a_file_is_told_before_training(
-    method, images, tmp_path, monkeypatch
+    method, images, tmp_path
 ):
-    monkeypatch.setattr(own_model, "fit", None)  # would be called
     result = asked(images, tmp_path / "out", method=method, keep="macs=0.001")
     assert "0.001 is" in result.output
     (tmp_path / "file").write_text("")
     result = asked(images, tmp_path / "file" / "out", method=method)
     assert result.output.strip().endswith("file is no folder")
+
+
+def _link(out):
+    out.symlink_to(out.parent / "nowhere" / "else")
+
+
+def _folder_in_the_way(out):
+    (out / "report.json").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_link, "File exists"),
+        (_folder_in_the_way, "report.json in it is a folder"),
+        (lambda out: out.write_text(""), "is no folder"),
+    ],
+)
+@pytest.mark.usefixtures("untrained")
+def test_a_folder_that_cannot_be_written_is_told_before_training(make, message, images, tmp_path):
+    make(tmp_path / "out")
+    result = asked(images, tmp_path / "out")
+    assert result.exit_code == 1
+    last = result.output.strip().splitlines()[-1]
+    assert last.startswith("survey: cannot write to")
+    assert message in last
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_disk_that_takes_no_files_is_told_before_training(images, tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(own_model.tempfile, "TemporaryFile", full)
+    result = asked(images, tmp_path / "a" / "b")
+    assert "No space left on device" in result.output
+    assert not (tmp_path / "a").exists()
+
+
+def test_looking_at_the_folder_leaves_nothing_and_touches_nothing(tmp_path):
+    own_model.check_folder(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "mine").write_text("x")
+    own_model.check_folder(tmp_path / "c")
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "body", "message"),
+    [
+        ({"method": "bn_scale"}, "", "no batch norm carries it"),
+        ({"method": "thinet"}, "few", "half of them to check: lower Config.images"),
+        ({"method": "apoz"}, "few", "half of them to check: lower Config.images"),
+        ({}, "inverse", "operators went uncounted: linalg_inv_ex"),
+    ],
+)
+@pytest.mark.usefixtures("untrained")
+def test_what_a_method_lacks_is_told_before_training(changes, body, message, images, tmp_path):
+    root = images
+    if body == "few":
+        root = tmp_path / "few"
+        for part in ("train", "test"):
+            for label in ("red", "blue"):
+                (root / part / label).mkdir(parents=True)
+                for i in range(12):
+                    name = f"{part}/{label}/{i % 12}.png"
+                    (root / name).write_bytes((images / name).read_bytes())
+        (root / "net.py").write_text(NET)
+    if body == "inverse":
+        changes = {"model": f"{tmp_path / 'net.py'}:build"}
+        (tmp_path / "net.py").write_text(INVERSE)
+    result = asked(root, tmp_path / "out", **changes)
+    assert result.exit_code == 1, result.output
+    last = result.output.strip().splitlines()[-1]
+    assert last.startswith("survey: ")
+    assert message in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_diverges_is_one_sentence(images, tmp_path):
+    result = asked(images, tmp_path / "out", lr="1e12", train_epochs="3")
+    assert result.exit_code == 1
+    assert "lower the learning rate" in result.output.strip().splitlines()[-1]
+    assert result.output.strip().splitlines()[-1].startswith("survey: ")
 
 
 def test_given_weights_are_used_and_nothing_is_trained(images, tmp_path):

@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -80,6 +81,152 @@ def test_a_bad_image_folder_says_what_is_missing(tmp_path, folder):
         data.image_folder(folder)
     with pytest.raises(ValueError, match="which is images; give shakespeare"):
         load_task("char_gpt", data=f"imagefolder:{folder}")
+
+
+def image_of(mode, values, rng):
+    """A 20 × 24 image whose grey values lie around ``values`` of the mode's range, in [0, 1]."""
+    grey = np.clip(rng.normal(values, 0.04, (20, 24)), 0, 1)
+    if mode.startswith("I;16"):
+        big = ">u2" if mode.endswith("B") else "<u2"
+        return Image.frombytes(mode, (24, 20), (grey * 65535).astype(big).tobytes())
+    if mode == "I":
+        return Image.fromarray((grey * 65535).astype(np.int32))
+    if mode == "F":
+        return Image.fromarray(grey.astype(np.float32))
+    return Image.fromarray((grey * 255).astype(np.uint8)).convert(mode)
+
+
+def folder_of(root, suffixes, seed=0):
+    """Two classes, dark and light; the images of each in turn of the modes with these suffixes."""
+    rng = np.random.default_rng(seed)
+    for part in ("train", "test"):
+        for label, base in (("dark", 0.2), ("light", 0.8)):
+            (root / part / label).mkdir(parents=True)
+            for i in range(12):
+                mode, suffix = suffixes[i % len(suffixes)]
+                image_of(mode, base, rng).save(root / part / label / f"{i:02}.{suffix}")
+    return root
+
+
+SCALED = [
+    [("I;16", "png")], [("I;16", "tiff")], [("I;16B", "tiff")], [("L", "png")],
+    [("RGB", "png")], [("RGBA", "png")], [("P", "png")], [("CMYK", "tiff")], [("LA", "png")],
+    [("I;16", "png"), ("L", "png")], [("L", "png"), ("RGB", "jpg"), ("I;16", "tiff")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffixes", SCALED, ids=str)
+def test_every_mode_is_scaled_by_its_range(suffixes, tmp_path):
+    """The same picture gives the same numbers, whatever it is written as."""
+    found = data.image_folder(folder_of(tmp_path / "a", suffixes), size=8)
+    wanted = data.image_folder(folder_of(tmp_path / "b", [("L", "png")]), size=8)
+    assert found.train.x.dtype == torch.float32
+    assert found.train.x.shape == wanted.train.x.shape == (22, 3, 8, 8)
+    assert found.train.x.std() == pytest.approx(1, abs=0.05)
+    for part in ("train", "val", "test"):
+        a, b = getattr(found, part), getattr(wanted, part)
+        assert torch.equal(a.y, b.y)
+        assert (a.x - b.x).abs().max() < 0.1
+
+
+def test_a_png_with_sixteen_bits_is_one_in_older_versions_of_pillow_too():
+    assert data._sixteen_bits(SimpleNamespace(mode="I", format="PNG"))
+    assert not data._sixteen_bits(SimpleNamespace(mode="I", format="TIFF"))
+    assert not data._sixteen_bits(SimpleNamespace(mode="L", format="PNG"))
+
+
+def test_sixteen_bits_keep_what_eight_would_lose(tmp_path):
+    """Twelve-bit pictures in sixteen bits: all of them in the darkest sixteenth of the range."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label, base in (("dark", 100), ("light", 110)):
+            (tmp_path / part / label).mkdir(parents=True)
+            for i in range(12):
+                pixels = (base + rng.integers(0, 4, (9, 9))).astype(np.uint16)
+                Image.fromarray(pixels).save(tmp_path / part / label / f"{i}.png")
+    found = data.image_folder(tmp_path, size=9)
+    assert found.train.x.std() == pytest.approx(1, abs=0.05)
+    dark, light = (found.test.x[found.test.y == i].mean() for i in (0, 1))
+    assert light - dark > 1.5
+
+
+@pytest.mark.parametrize(("mode", "word"), [("F", "floating-point"), ("I", "32-bit whole")])
+def test_images_without_a_range_are_refused_by_name_and_mode(mode, word, folder):
+    bad = folder / "train" / "light" / "x.tiff"
+    image_of(mode, 0.5, np.random.default_rng(0)).save(bad)
+    with pytest.raises(data.DataError, match=rf"light/x\.tiff: its mode {mode} \({word} numbers\)"):
+        data.image_folder(folder)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "I;16"])
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_images_without_spread_are_refused(mode, value, tmp_path):
+    for part in ("train", "test"):
+        for label in "ab":
+            (tmp_path / part / label).mkdir(parents=True)
+            for i in range(12):
+                if mode == "I;16":
+                    image = Image.fromarray(np.full((9, 9), int(value * 65535), np.uint16))
+                else:
+                    image = Image.fromarray(np.full((9, 9), int(value * 255), np.uint8))
+                    image = image.convert(mode)
+                image.save(tmp_path / part / label / f"{i}.png")
+    with pytest.raises(data.DataError, match=r"train: all images are the same flat colour"):
+        data.image_folder(tmp_path, size=8)
+
+
+def test_folders_and_files_with_a_dot_are_skipped_anywhere(folder):
+    wanted = data.image_folder(folder, size=8)
+    source = folder / "train" / "dark" / "0.png"
+    for place in ("train/.ipynb_checkpoints", "test/.cache", "train/dark/.ipynb_checkpoints",
+                  "train/dark/.a/b", "test/light/.thumbs"):  # fmt: skip
+        (folder / place).mkdir(parents=True)
+        (folder / place / "0.png").write_bytes(source.read_bytes())
+    (folder / "train" / ".empty").mkdir()
+    for name in ("train/dark/._0.png", "train/.DS_Store", "test/light/.hidden.jpg"):
+        (folder / name).write_bytes(b"no image")
+    (folder / "train" / "light" / "notes.txt").write_text("no image either")
+    found = data.image_folder(folder, size=8)
+    assert found.classes == ("dark", "light")
+    assert found.hash == wanted.hash
+    assert torch.equal(found.train.x, wanted.train.x)
+    hidden = folder.parent / ".hidden"
+    folder.rename(hidden)  # only what lies inside is meant
+    try:
+        assert data.image_folder(hidden, size=8).hash == wanted.hash
+    finally:
+        hidden.rename(folder)
+
+
+def test_images_further_down_belong_to_their_class(folder):
+    (folder / "train" / "dark" / "more").mkdir()
+    (folder / "train" / "dark" / "0.png").rename(folder / "train" / "dark" / "more" / "0.png")
+    found = data.image_folder(folder, size=8)
+    assert len(found.train) + len(found.val) == 40
+    assert (torch.cat([found.train.y, found.val.y]) == 0).sum() == 20
+
+
+def test_an_empty_class_and_no_class_are_named(folder):
+    (folder / "train" / "empty").mkdir()
+    with pytest.raises(data.DataError, match=r"train/empty: no image in it; add images there"):
+        data.image_folder(folder)
+    (folder / "train" / "empty").rmdir()
+    for label in ("dark", "light"):
+        (folder / "test" / label).rename(folder / "test" / f".{label}")
+    with pytest.raises(data.DataError, match=r"test: no folder of a class in it"):
+        data.image_folder(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "header"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "bmp"])
+def test_a_damaged_image_is_named(suffix, damage, folder):
+    bad = folder / "test" / "light" / f"bad.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)).save(bad)
+    whole = bad.read_bytes()
+    bad.write_bytes({"cut": whole[: len(whole) // 3], "empty": b"", "text": b"hello" * 50,
+                     "header": b"\xff" * 8 + whole[8:]}[damage])  # fmt: skip
+    with pytest.raises(data.DataError, match=rf"light/bad\.{suffix}: not a readable image"):
+        data.image_folder(folder, size=8)
 
 
 def test_unknown_names_are_refused():

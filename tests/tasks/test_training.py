@@ -10,7 +10,19 @@ import torch
 from torch import nn
 
 from survey_lib.tasks.dense import seeded
-from survey_lib.tasks.train import evaluate, fit, layout, recalibrate, training
+from survey_lib.tasks.models import MODELS
+from survey_lib.tasks.task import load_task
+from survey_lib.tasks.train import (
+    batch_sizes,
+    batches,
+    evaluate,
+    fit,
+    layout,
+    pass_steps,
+    recalibrate,
+    total_steps,
+    training,
+)
 
 
 def state(net):
@@ -156,6 +168,62 @@ def test_gradients_are_clipped_before_the_weights_move(tiny_mlp_task):
 
 
 # ---- batch-norm statistics
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_surveys_own_batches_are_what_they_were(model):
+    """To the bit: recorded studies rest on them."""
+    task = load_task(model)
+    n, batch = len(task.train), task.training.batch
+    found = batches(n, batch, seeded(3))
+    plain = seeded(3)
+    for _ in range(2):
+        for rows in torch.randperm(n, generator=plain).split(batch):
+            assert torch.equal(next(found), rows)
+    assert pass_steps(n, batch) == math.ceil(n / batch)
+
+
+@pytest.mark.parametrize("n", [10_000, 2_000, 45_000, 50_000, 1_000, 256, 100])
+@pytest.mark.parametrize("batch", [128, 64, 50, 48, 32, 500])
+def test_a_pass_without_a_single_example_left_over_is_split_as_ever(n, batch):
+    assert n % batch != 1
+    rows = torch.randperm(n, generator=seeded(0))
+    assert batch_sizes(n, batch) == [len(b) for b in rows.split(batch)]
+    order, plain = batches(n, batch, seeded(1)), seeded(1)
+    for _ in range(2):
+        for wanted in torch.randperm(n, generator=plain).split(batch):
+            assert torch.equal(next(order), wanted)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch", "sizes"),
+    [
+        (9, 4, [4, 5]), (5, 4, [5]), (3, 2, [3]), (129, 128, [129]), (257, 128, [128, 129]),
+        (8, 4, [4, 4]), (6, 4, [4, 2]), (1, 4, [1]), (3, 1, [1, 1, 1]), (4, 9, [4]), (0, 4, []),
+    ],
+)  # fmt: skip
+def test_a_single_example_left_over_joins_the_batch_before(n, batch, sizes):
+    assert batch_sizes(n, batch) == sizes
+    assert pass_steps(n, batch) == len(sizes)
+    if n:
+        order = batches(n, batch, seeded(0))
+        for _ in range(3):
+            rows = [next(order) for _ in sizes]
+            assert [len(r) for r in rows] == sizes
+            assert sorted(torch.cat(rows).tolist()) == list(range(n))
+
+
+def test_batch_norm_behind_a_linear_layer_trains_on_any_number_of_images(tiny_task):
+    """On a batch of one torch raises."""
+    data = tiny_task.train
+    for n, steps in ((33, 1), (65, 2), (64, 2), (66, 3)):
+        few = replace(data, x=data.x[:n, :, :2, :2], y=data.y[:n])
+        task = replace(tiny_task, data=replace(tiny_task.data, train=few)).with_training(epochs=2)
+        net = Twin()
+        history = fit(net, task, generator=seeded(0))
+        assert history.steps == total_steps(task) == 2 * steps
+        assert history.examples == 2 * n
+        assert recalibrate(net, few, batch=32) == 1
 
 
 class Twin(nn.Module):

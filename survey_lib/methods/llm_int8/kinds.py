@@ -44,6 +44,8 @@ def zeropoint_vector_wise(X: Tensor, W: Tensor) -> Tensor:
 
 def outliers(X: Tensor, alpha: float = ALPHA) -> Tensor:
     """O: indices of the features (columns of X) in which any token reaches α."""
+    if not len(X):  # no token, no outlier
+        return torch.zeros(0, dtype=torch.int64, device=X.device)
     return (X.abs().amax(0) >= alpha).nonzero().flatten()
 
 

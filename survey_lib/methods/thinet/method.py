@@ -42,6 +42,7 @@ from survey_lib.methods.thinet.rows import (
     CHUNK,
     Rows,
     calibration_images,
+    check,  # noqa: F401 (part of the contract)
     reading_layer,
     sample_rows,
 )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from survey_lib.mechanics.groups import ChannelGroup
+from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup
 from survey_lib.tasks.modes import evaluating
 from survey_lib.tasks.task import Task
 
@@ -55,6 +55,12 @@ def calibration_images(
         first.append(of_class[order[:per_class]])
         second.append(of_class[order[per_class : 2 * per_class]])
     return task.train.x[torch.cat(first)], task.train.x[torch.cat(second)]
+
+
+def check(model: nn.Module, graph: ChannelGraph, task: Task, config: Any) -> None:
+    """Raise ValueError for data with too few images of a class; nothing is trained or drawn."""
+    del model, graph
+    calibration_images(task, config.images, torch.Generator())
 
 
 def sample_rows(

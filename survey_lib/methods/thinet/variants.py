@@ -110,6 +110,11 @@ def reach(graph: ChannelGraph, budget: Budget | None, config: Config) -> None:
     method.reach(graph, budget, config.thinet)
 
 
+def check(model: nn.Module, graph: ChannelGraph, task: Task, config: Config) -> None:
+    """As :func:`survey_lib.methods.thinet.rows.check`."""
+    method.check(model, graph, task, config.thinet)
+
+
 def compress(
     model: nn.Module,
     task: Task,
