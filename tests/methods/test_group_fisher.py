@@ -335,15 +335,20 @@ def test_inside_only_leaves_residual_streams_whole(tiny):
 
 def test_a_score_does_not_depend_on_how_examples_are_batched(tiny_task):
     task = in_double(replace(tiny_task, options=tiny_task.options | {"bn": False}))
-    first = []
+    net = randomised(task.build(seeded(0)))
+    graph = trace_groups(net, task.example(1))
+    paths = []
     for d, batch in ((1, 256), (2, 128), (3, 100)):  # the last batch of 100 is one of 56
-        net = task.build(seeded(0)).double()
-        graph = trace_groups(net, task.example(1))
         still = replace(task.training, lr=0.0, batch=batch)
-        path = method.one_by_one(net, graph, task, method.Config(d=d), still, generator=seeded(0))
-        first.append(next(path).score)
-        path.close()
-    assert first == pytest.approx([first[0]] * 3)
+        config = method.Config(d=d)
+        steps = method.one_by_one(net, graph, task, config, still, generator=seeded(0))
+        paths.append([next(steps) for _ in range(4)])
+        steps.close()
+    assert all(step.score > 1e-6 for step in paths[0])  # no unit is dead
+    for found in paths[1:]:
+        assert [(s.group, s.unit) for s in found] == [(s.group, s.unit) for s in paths[0]]
+        wanted = [s.score for s in paths[0]]
+        assert [s.score for s in found] == pytest.approx(wanted, rel=1e-9, abs=0)
 
 
 def test_the_net_trains_while_units_go(tiny_task):
