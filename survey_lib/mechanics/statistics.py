@@ -1,7 +1,9 @@
 r"""Statistics of channels from one pass over data: activations, gate gradients, Fisher.
 
-Everything is measured where channels are read (see :mod:`survey_lib.mechanics.gates`). Curvature of
-single weights is in :mod:`survey_lib.mechanics.curvature`.
+Everything is measured at the inputs of layers (see :mod:`survey_lib.mechanics.gates`): activations
+where channels are read, gradients at every copy of their mask, which a grouped or depthwise
+convolution that carries them holds too. Curvature of single weights is in
+:mod:`survey_lib.mechanics.curvature`.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from survey_lib.mechanics.gates import GateGradients, channel_axis, readers
+from survey_lib.mechanics.gates import GateGradients, Positions, at_readers
 from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.tasks.modes import evaluating
 
@@ -42,39 +44,35 @@ def activations(
 ) -> dict[str, Activations]:
     """Activation statistics by group, in eval mode, from one forward pass over ``inputs``.
 
+    What is measured is the map that layers read; inside a unit that a grouped or depthwise
+    convolution carries, its own input is another map and does not count.
+
     Raises:
         ValueError: no inputs.
     """
     sums: dict[str, dict[str, Tensor]] = {}  # reader → statistic → sums over examples
     count: dict[str, int] = {}  # reader → examples it has seen, once for each call
+    on_input: dict[str, Positions] = {}
 
-    def watch(path: str):
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            # (N, C, positions) with all other axes as positions
-            x = args[0].movedim(channel_axis(module, args[0]), 1)
-            x = x.reshape(*x.shape[:2], -1).double()
-            new = {"map": x.sum(0), "abs": x.abs().sum(0), "zeros": (x == 0).double().sum(0)}
-            old = sums.setdefault(path, {})
-            count[path] = count.get(path, 0) + len(x)
-            for key, value in new.items():
-                old[key] = old[key] + value if key in old else value
+    def watch(path: str, x: Tensor, axis: int, at: Positions) -> None:
+        # (N, C, positions) with all other axes as positions
+        x = x.movedim(axis, 1)
+        x = x.reshape(*x.shape[:2], -1).double()
+        new = {"map": x.sum(0), "abs": x.abs().sum(0), "zeros": (x == 0).double().sum(0)}
+        old = sums.setdefault(path, {})
+        count[path] = count.get(path, 0) + len(x)
+        on_input[path] = at
+        for key, value in new.items():
+            old[key] = old[key] + value if key in old else value
 
-        return hook
-
-    of = readers(graph)
-    handles = [model.get_submodule(p).register_forward_pre_hook(watch(p)) for p in of]
-    try:
-        with evaluating(model):
-            for x in inputs:
-                model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with at_readers(model, graph, watch, carriers=False) as paths, evaluating(model):
+        for x in inputs:
+            model(x)
     if not count:
         raise ValueError("activations: no inputs were given")
     parts: dict[str, list[dict[str, Tensor]]] = {}
-    for path, groups in of.items():
-        for name, at in groups:
+    for path in paths:
+        for name, at in on_input[path].items():
             # each unit's positions on the axis join its positions in space
             rows = {
                 k: v.index_select(0, at.flatten().to(v.device)).reshape(len(at), -1) / count[path]
@@ -96,6 +94,10 @@ def gate_gradients(
 ) -> GateGradients:
     """One forward and backward pass in eval mode; the examples' own gradients of ``loss``.
 
+    The masks it holds are those of Liu et al. 2021: on the input of each layer that reads a unit,
+    and of each grouped or depthwise convolution that carries it. Their gradients come apart by
+    layer (``.single()``) or summed (``.coupled()``).
+
     Args:
         model: its parameters' ``.grad`` is left as it was.
         graph: its groups.
@@ -103,12 +105,11 @@ def gate_gradients(
         x: inputs (N, …).
         y: targets (N, …).
     """
-    with evaluating(model), torch.enable_grad(), GateGradients(model, graph) as gates:
+    with evaluating(model), torch.enable_grad(), GateGradients(model, graph, keep=True) as gates:
         value = loss(model(x), y)
-        # every layer's input depends on a weight that may move, or is a root; nothing accumulates
-        free = [p for p in model.parameters() if p.requires_grad]
-        torch.autograd.grad(value, [*free, *gates.roots], allow_unused=True)
-    gates.roots.clear()
+        if gates.inputs:  # a layer that the loss does not reach is named when it is asked for
+            torch.autograd.grad(value, gates.inputs, allow_unused=True)
+    gates.inputs.clear()
     for path in gates.seen:
         gates.seen[path] = gates.seen[path] * len(x)  # a mean over N divides by N
     return gates
@@ -119,9 +120,10 @@ def fisher(
 ) -> dict[str, Tensor]:
     r"""Fisher scores of all units: :math:`\Delta_u = \frac{1}{2N} \sum_n g_{nu}^2`.
 
-    Coupled: the readers' gradients are summed before squaring (Liu et al. 2021, equation 4).
-    Single: each reader's score on its own, then summed (Theis et al. 2018, applied to each layer).
-    For groups with one reader both are the same.
+    Coupled: the gradients of all copies of a mask, those of readers and of the grouped convolution
+    that carries the unit, are summed before squaring (Liu et al. 2021, equation 4). Single: each
+    copy's score on its own, then summed (Theis et al. 2018, applied to each feature map). For
+    groups with one copy both are the same.
 
     Returns:
         (units,) by group, float64.
@@ -151,6 +153,9 @@ def taylor(
     model: nn.Module, graph: ChannelGraph, loss: Loss, batches: Batches
 ) -> dict[str, Tensor]:
     r"""First-order scores :math:`\frac1N \sum_n |g_{nu}|` (Molchanov et al. 2017).
+
+    Their gates stand on every feature map, so a unit's gradient is summed over all maps that go
+    with it: those that layers read, and the input of a grouped convolution that carries it.
 
     Raises:
         ValueError: no batches.

@@ -12,6 +12,9 @@ One score for each unit of each group, all from one pass or none:
 - ``fisher``: :math:`\frac1{2N}\sum_n (\partial L_n / \partial m)^2` (Theis et al. 2018,
   ``theis2018fisher``), summed over coupled layers before squaring.
 
+Both gradients have a mask on every map that goes with the unit: those that layers read, and the
+input of a grouped or depthwise convolution that carries it.
+
 Differs from the papers: they alternate removal and tuning; here all is removed at once.
 
 Cost: one pass over ``examples`` training examples for the last two, then the tuning.

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from survey_lib.mechanics import curvature
 from survey_lib.mechanics.curvature import ggn_diagonal
 from survey_lib.mechanics.masks import prunable_weights
 from tests.oracles import loss_models as oracle
@@ -83,7 +84,21 @@ def test_the_batch_size_changes_nothing(name):
     net, x, weights = case(name)
     whole, parts = (ggn_diagonal(net, x, weights, batch=b) for b in (100, 3))
     for key in weights:
-        assert torch.allclose(whole[key], parts[key], rtol=1e-12)
+        assert torch.allclose(whole[key], parts[key], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["convolutions", "positions"])
+@pytest.mark.parametrize("examples", [1, 2, 3])
+def test_the_size_of_a_chunk_changes_nothing(name, examples, monkeypatch):
+    """Gradients of one, two or three examples at a time: often the last chunk is a smaller one."""
+    net, x, weights = case(name)
+    x = torch.cat([x, x.flip(0) * 0.5])[:7]
+    whole = ggn_diagonal(net, x, weights)
+    for key, g in whole.items():
+        monkeypatch.setattr(curvature, "CHUNK", examples * weights[key].numel())
+        found = ggn_diagonal(net, x, {key: weights[key]})[key]
+        assert torch.allclose(found, g, rtol=1e-12, atol=0)
+        assert g.max() > 1e-3
 
 
 def test_softmax_regression_by_its_closed_form_and_by_the_hessian():

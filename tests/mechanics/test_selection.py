@@ -70,6 +70,61 @@ def test_global_ranks_across_groups_and_local_does_not():
     assert max(shares) - min(shares) < 0.1
 
 
+class Two(torch.nn.Module):
+    """Four channels on 8 × 8, then eight on 4 × 4; a layer over them."""
+
+    def __init__(self, first=4, second=8):
+        super().__init__()
+        self.a = torch.nn.Conv2d(1, first, 1, bias=False)
+        self.b = torch.nn.Conv2d(first, second, 1, stride=2, bias=False)
+        self.head = torch.nn.Linear(second, 2, bias=False)
+
+    def forward(self, x):
+        return self.head(self.b(self.a(x)).mean((2, 3)))
+
+
+def kept_of_two(sizes, params, **options):
+    """Units of (a, b) that are left when at most so many parameters are."""
+    graph = trace_groups(Two(*sizes), torch.zeros(1, 1, 8, 8))
+    same = {g.name: torch.arange(g.size).float() for g in graph.prunable}
+    budget = Budget("params", params / Costs(graph, "params").dense)
+    recipe = select(graph, same, budget, scope="local", **options)
+    return len(recipe["a"]), len(recipe["b"])
+
+
+def test_local_shares_are_taken_at_their_middle():
+    """One unit of eight is 1/16 on its way, one of four 1/8: the larger group loses one first,
+    wherever it stands, then the smaller one, then the larger group two (3/16, 5/16)."""
+    # widths (a, b) have a + a·b + 2·b parameters
+    assert [kept_of_two((4, 8), n) for n in (52, 46, 38, 33, 28)] == [
+        (4, 8), (4, 7), (3, 7), (3, 6), (3, 5),
+    ]  # fmt: skip
+    assert [kept_of_two((8, 4), n) for n in (48, 43, 34, 30, 26)] == [
+        (8, 4), (7, 4), (7, 3), (6, 3), (5, 3),
+    ]  # fmt: skip
+    # by twos: blocks of 2/8 and 2/4 have their middles at 1/8 and 1/4
+    assert kept_of_two((4, 8), 51, round_to=2) == (4, 6)
+    assert kept_of_two((8, 4), 47, round_to=2) == (6, 4)
+
+
+def test_scores_are_divided_by_what_they_name_not_by_the_budgets_metric():
+    """A channel of a is 64 outputs and 64 + 16·8 MACs, one of b 16 outputs and 16·4 + 2 MACs.
+
+    By outputs a's scores are divided by 64 and b's by 16, by MACs by 192 and by 66.
+    """
+    graph = trace_groups(Two(), torch.zeros(1, 1, 8, 8))
+    assert Costs(graph, "activations").savings(Costs(graph, "macs").sizes).tolist() == [64, 16, 1]
+    assert Costs(graph, "macs").savings(Costs(graph, "macs").sizes).tolist() == [192, 66, 8]
+    # a's lowest is 3.5 times b's: 3.5/64 < 1/16, but 3.5/192 > 1/66
+    scores = {"a": torch.tensor([3.5, 99, 99, 99]), "b": torch.tensor([1.0] + 7 * [99])}
+    for metric in ("macs", "params", "activations"):
+        budget = Budget(metric, 0.99)
+        by_outputs = select(graph, scores, budget, per="activations")
+        by_macs = select(graph, scores, budget, per="macs")
+        assert (len(by_outputs["a"]), len(by_outputs["b"])) == (3, 8)
+        assert (len(by_macs["a"]), len(by_macs["b"])) == (4, 7)
+
+
 def test_normalising_by_macs_removes_what_is_dear():
     same = {g.name: torch.ones(g.size) + 1e-6 * torch.arange(g.size) for g in GRAPH.prunable}
     costs = Costs(GRAPH, "macs")

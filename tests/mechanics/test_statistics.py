@@ -237,6 +237,33 @@ def test_attention_takes_the_mean_over_the_batch_before_the_power():
     assert not torch.allclose(a.attention(2.0), seen[0].pow(2).mean((0, 2, 3)).double())
 
 
+@pytest.mark.parametrize("kind", ["plain", "residual", "depthwise", "flattened"])
+def test_a_net_in_train_mode_is_measured_in_eval_mode_and_left_as_it_was(kind):
+    """Batch norm by the batch would give other numbers, and would move its statistics."""
+    model, graph, x, y = case(kind)
+    gradients = gate_gradients(model, graph, loss, x, y).coupled()
+    seen = activations(model, graph, [x])
+    scores = fisher(model, graph, loss, [(x, y)]), taylor(model, graph, loss, [(x, y)])
+    model.train()
+    model.head.eval()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    for name, g in gate_gradients(model, graph, loss, x, y).coupled().items():
+        assert torch.equal(g, gradients[name])
+    for name, a in activations(model, graph, [x]).items():
+        assert torch.equal(a.mean, seen[name].mean)
+        assert torch.equal(a.map, seen[name].map)
+    again = fisher(model, graph, loss, [(x, y)]), taylor(model, graph, loss, [(x, y)])
+    for one, other in zip(scores, again, strict=True):
+        assert all(torch.equal(one[k], other[k]) for k in one)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert model.training
+    assert model.norm.training
+    assert not model.head.training
+    model.train()
+    with torch.no_grad():  # by the batch the net does give something else
+        assert (model(x) - model.eval()(x)).abs().max() > 1e-3
+
+
 def test_no_data_is_one_clear_sentence():
     model, graph, _, _ = case("plain")
     with pytest.raises(ValueError, match="no batches"):

@@ -1,5 +1,6 @@
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from survey_lib.methods.group_fisher import grouping, method
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.task import load_task
 from tests.conftest import in_double
+from tests.mechanics.toys import TOYS, example
 from tests.oracles import group_fisher as slow
 from tests.oracles.channels import randomised
 
@@ -181,10 +183,69 @@ def test_a_grouped_convolution_has_the_gradients_of_its_block_diagonal_twin():
             dense.b.weight[at, at] = grouped.b.weight[at]
     loss = nn.functional.cross_entropy
     one, two = (trace_groups(net, x[:1]) for net in (grouped, dense))
-    # the unit of the grouped net is read by c alone: two channels for each, inputs gone with them
-    found = gate_gradients(grouped, one, loss, x, y).coupled()["a"]  # (N, 4)
+    # a unit of the grouped net is two channels of the map that b reads, and two of that c reads
+    found = gate_gradients(grouped, one, loss, x, y).single()["a"]  # (N, 4) by layer
     twin = gate_gradients(dense, two, loss, x, y).coupled()
-    torch.testing.assert_close(found, twin["b"].unflatten(1, (4, 2)).sum(2))
+    torch.testing.assert_close(found["b"], twin["a"].unflatten(1, (4, 2)).sum(2))
+    torch.testing.assert_close(found["c"], twin["b"].unflatten(1, (4, 2)).sum(2))
+    both = gate_gradients(grouped, one, loss, x, y).coupled()["a"]
+    torch.testing.assert_close(both, found["b"] + found["c"])
+
+
+class Chain(nn.Module):
+    """y = w₃ m w₂ m w₁ x in each of two channels: convolution, depthwise convolution, layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 1, bias=False)
+        self.deep = nn.Conv2d(2, 2, 1, groups=2, bias=False)
+        self.head = nn.Linear(2, 1, bias=False)
+        with torch.no_grad():
+            self.a.weight.copy_(torch.tensor([2.0, 1.0]).view(2, 1, 1, 1))
+            self.deep.weight.copy_(torch.tensor([3.0, -1.0]).view(2, 1, 1, 1))
+            self.head.weight.copy_(torch.tensor([[5.0, 4.0]]))
+
+    def forward(self, x):
+        return self.head(self.deep(self.a(x)).flatten(1))
+
+
+def test_the_depthwise_convolution_s_own_mask_worked_by_hand():
+    """A channel of the map before it and its own output go together, so ∂y/∂m = 2 · w₃ w₂ w₁ x.
+
+    Channel 0 gives 30 for x = 1, channel 1 gives −4; over x = 1 and x = −1 the scores are
+    (60² + 60²) / 4 = 1800 and (8² + 8²) / 4 = 32. Without the convolution's own mask they would be
+    a quarter of that.
+    """
+    net = Chain().double()
+    x = torch.tensor([1.0, -1.0], dtype=torch.float64).view(2, 1, 1, 1)
+    graph = trace_groups(net, x)
+    out = lambda z, y: z.mean()  # noqa: E731
+    copies = gate_gradients(net, graph, out, x, x).single()["a"]
+    assert {k: g.tolist() for k, g in copies.items()} == {
+        "deep": [[30.0, -4.0], [-30.0, 4.0]],
+        "head": [[30.0, -4.0], [-30.0, 4.0]],
+    }
+    assert fisher(net, graph, out, [(x, x)])["a"].tolist() == [1800.0, 32.0]
+    assert method.importance(torch.stack(list(copies.values())), "fisher").tolist() == [7200, 128]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["plain", "residual", "depthwise", "depthwise multiplier", "grouped", "flattened", "scaled",
+     "called twice"],
+)  # fmt: skip
+@pytest.mark.parametrize("score", ["fisher", "square_first", "first_order"])
+def test_every_kind_of_coupling_has_the_masks_of_the_papers_text(kind, score):
+    net = randomised(TOYS[kind]())
+    x, y = example(net, 5), torch.arange(5) % 3
+    graph = trace_groups(net, x)
+    task = SimpleNamespace(loss=nn.functional.cross_entropy)
+    ones = {g.name: torch.ones(g.size, dtype=x.dtype) for g in graph.prunable}
+    wanted = slow.scores(net, graph, task, x, y, ones, score)
+    for group, copies in gate_gradients(net, graph, task.loss, x, y).single().items():
+        found = method.importance(torch.stack(list(copies.values())), score).abs()
+        torch.testing.assert_close(found, wanted[group], rtol=1e-10, atol=1e-12)
+        assert wanted[group].abs().max() > 1e-8
 
 
 # ---- what a removal saves
@@ -274,15 +335,20 @@ def test_inside_only_leaves_residual_streams_whole(tiny):
 
 def test_a_score_does_not_depend_on_how_examples_are_batched(tiny_task):
     task = in_double(replace(tiny_task, options=tiny_task.options | {"bn": False}))
-    first = []
+    net = randomised(task.build(seeded(0)))
+    graph = trace_groups(net, task.example(1))
+    paths = []
     for d, batch in ((1, 256), (2, 128), (3, 100)):  # the last batch of 100 is one of 56
-        net = task.build(seeded(0)).double()
-        graph = trace_groups(net, task.example(1))
         still = replace(task.training, lr=0.0, batch=batch)
-        path = method.one_by_one(net, graph, task, method.Config(d=d), still, generator=seeded(0))
-        first.append(next(path).score)
-        path.close()
-    assert first == pytest.approx([first[0]] * 3)
+        config = method.Config(d=d)
+        steps = method.one_by_one(net, graph, task, config, still, generator=seeded(0))
+        paths.append([next(steps) for _ in range(4)])
+        steps.close()
+    assert all(step.score > 1e-6 for step in paths[0])  # no unit is dead
+    for found in paths[1:]:
+        assert [(s.group, s.unit) for s in found] == [(s.group, s.unit) for s in paths[0]]
+        wanted = [s.score for s in paths[0]]
+        assert [s.score for s in found] == pytest.approx(wanted, rel=1e-9, abs=0)
 
 
 def test_the_net_trains_while_units_go(tiny_task):

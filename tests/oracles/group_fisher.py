@@ -1,6 +1,7 @@
 """Group Fisher pruning by the letter: loops over examples and layers, masks as autograd variables.
 
-Shares with the library only the groups (which layers read which channels) and the net itself.
+Shares with the library only which layers come before which, the groups' names and sizes, and the
+net itself; which layers hold a mask follows from the paper's text.
 """
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from survey_lib.measure.macs import count_macs
 from survey_lib.measure.size import count_activations
 from survey_lib.mechanics.surgery import apply_recipe
+from survey_lib.methods.group_fisher.grouping import parents
 
 
 def closed_groups(parents, grouped):
@@ -29,57 +31,69 @@ def closed_groups(parents, grouped):
             return {frozenset(a) for a, _ in groups}
 
 
+def layers_of(model: nn.Module, graph):
+    """Group → the layers whose inputs hold its mask, as algorithm 1 couples them.
+
+    Of the engine's group only its name and one of its readers are looked at.
+    """
+    p, grouped = parents(model)
+    closed = closed_groups(p, grouped)
+    return {
+        g.name: sorted(next(layers for layers in closed if g.consumers[0].module in layers))
+        for g in graph.prunable
+    }
+
+
 def scores(model: nn.Module, graph, task, x: Tensor, y: Tensor, values, kind="fisher"):
     """(units,) by group: equation 4, or its rivals, by loops over examples and copies.
 
-    Each copy of a mask is a variable (N, units) with one row for each example, so that one
-    differentiation of the summed loss gives every example's own gradient.
+    "Each layer has a mask on its input": every layer of a group, the grouped convolution itself
+    among them, gets a variable (N, channels of its input) of its own, with one row for each
+    example, so that one differentiation of the summed loss gives every example's own gradient.
+    The c gradients of a layer that has c inputs for g units are reshaped to g × c/g and summed:
+    a grouped convolution loses whole groups, a linear layer behind a flattening whole maps.
     """
+    members = layers_of(model, graph)
+    size = {g.name: g.size for g in graph.prunable}
     masks = {
-        (g.name, c.module): values[g.name].repeat(len(x), 1).requires_grad_()
-        for g in graph.prunable
-        for c in g.consumers
-    }
-    total = len(x) * task.loss(with_rows(model, graph, masks, x), y)
+        layer: values[name].repeat_interleave(inputs_of(model, layer) // size[name])
+        .repeat(len(x), 1).requires_grad_()
+        for name, layers in members.items()
+        for layer in layers
+    }  # fmt: skip
+    total = len(x) * task.loss(with_masks(model, masks, x), y)
     gradients = dict(zip(masks, torch.autograd.grad(total, list(masks.values())), strict=True))
     found = {}
-    for group in graph.prunable:
-        s = torch.zeros(group.size, dtype=x.dtype)
-        for unit in range(group.size):
-            rows = [
-                [float(gradients[group.name, c.module][n, unit]) for c in group.consumers]
-                for n in range(len(x))
-            ]
+    for name, layers in members.items():
+        s = torch.zeros(size[name], dtype=x.dtype)
+        copies = [gradients[layer].unflatten(1, (size[name], -1)).sum(2) for layer in layers]
+        for unit in range(size[name]):
+            rows = [[float(g[n, unit]) for g in copies] for n in range(len(x))]
             if kind == "fisher":
                 s[unit] = sum(sum(row) ** 2 for row in rows)
             elif kind == "square_first":
                 s[unit] = sum(g**2 for row in rows for g in row)
             else:
                 s[unit] = abs(sum(sum(row) for row in rows))
-        found[group.name] = s
+        found[name] = s
     return found
 
 
-def with_rows(model: nn.Module, graph, masks, x: Tensor) -> Tensor:
-    """Output of the net when each consumer's input is multiplied by its copy of the mask."""
+def inputs_of(model: nn.Module, layer: str) -> int:
+    module = model.get_submodule(layer)
+    return module.in_features if isinstance(module, nn.Linear) else module.in_channels
+
+
+def with_masks(model: nn.Module, masks, x: Tensor) -> Tensor:
+    """Output of the net when each layer's input is multiplied by its mask (N, channels)."""
     handles = []
-    for group in graph.prunable:
-        for consumer in group.consumers:
-            mask = masks[group.name, consumer.module]
+    for layer, mask in masks.items():
 
-            def hook(module, args, mask=mask, at=consumer.positions):
-                a = args[0]
-                axis = a.ndim - 1 if isinstance(module, nn.Linear) else 1
-                place = torch.zeros(mask.shape[1], a.shape[axis], dtype=a.dtype)
-                for unit, positions in enumerate(at):
-                    for p in positions:
-                        place[unit, int(p)] = 1
-                spread = 1 + (mask - 1) @ place  # (N, channels)
-                shape = [a.shape[0]] + [1] * (a.ndim - 1)
-                shape[axis] = -1
-                return (a * spread.view(shape), *args[1:])
+        def hook(module, args, mask=mask):
+            space = (1,) * (args[0].ndim - 2)
+            return (args[0] * mask.view(*mask.shape, *space), *args[1:])
 
-            handles.append(model.get_submodule(consumer.module).register_forward_pre_hook(hook))
+        handles.append(model.get_submodule(layer).register_forward_pre_hook(hook))
     try:
         return model(x)
     finally:

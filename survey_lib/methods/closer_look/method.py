@@ -16,6 +16,9 @@ batches, in train mode.
 Faithful: only channels inside a block can go (made and read there, after norm and ReLU); all of
 them are ranked together; scores are forgotten after each removal; the rate is constant.
 
+The paper's nets have no grouped convolution. Where a channel passes through one, it has a map on
+either side, and the gradients of both masks are summed, as Liu et al. 2021 do.
+
 Differs: the last channel of a block always stays, because a layer is never emptied; the gradients
 are of the examples' own losses, where the published code takes those of the batch's mean loss and
 so shrinks :math:`\Delta` by :math:`1/N^2`, which matters when batches differ in size. ``l1`` takes
