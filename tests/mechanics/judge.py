@@ -169,9 +169,13 @@ class _Bound(nn.Module):
 
 
 def counted_macs(model: nn.Module, example: Example) -> int:
-    """MACs per example, of any kind of example; in float32, which is faster by far."""
-    model = copy.deepcopy(model).float()
-    example = converted(example, torch.float32)
+    """MACs per example, of any kind of example."""
+    try:  # in float32, which is faster by far
+        single = copy.deepcopy(model).float(), converted(example, torch.float32)
+        outputs(*single)
+        model, example = single
+    except RuntimeError:  # a net that insists on its type, or is not to be copied
+        pass
     if isinstance(example, Tensor):
         return count_macs(model, example)
     return count_macs(_Bound(model, example), tensors(example)[0])
@@ -249,9 +253,11 @@ def _judged(
         raise AssertionError("the scrambled net says nothing finite: the judge cannot judge")
     full = {g.name: list(range(g.size)) for g in free}
     model.eval()
-    uncounted = _costs(graph, full, model, example)
+    miscounted, uncounted = _costs(graph, full, model, example)
     disturbed(model)
     if not free:
+        if miscounted:
+            raise Wrong(miscounted)
         return Verdict(NOTHING, reason="every group is protected", protected=protected)
     worst = most = 0.0
     for name, recipe in recipes(graph, seeds).items():
@@ -288,10 +294,13 @@ def _judged(
                 raise Wrong(f"silent difference of {error:.2g} from {against} ({name})")
             worst = max(worst, error)
         most = max(most, moved / scale)
-        uncounted = _costs(graph, recipe, small, example) or uncounted
+        wrong, unknown = _costs(graph, recipe, small, example)
+        miscounted, uncounted = miscounted or wrong, uncounted or unknown
     gone = any(len(kept) < graph[g].size for g, kept in recipe.items())
     if gone and not most > 1e-9:
         raise Wrong("nothing that was removed mattered to the output")
+    if miscounted:
+        raise Wrong(miscounted)
     if again:
         _second_round(small, example, got, options)
     sentence = _proof(model, graph, recipe)
@@ -322,20 +331,23 @@ def _proof(model: nn.Module, graph: ChannelGraph, recipe: Recipe) -> str:
     return ""
 
 
-def _costs(graph: ChannelGraph, recipe: Recipe, small: nn.Module, example: Example) -> str:
-    """Closed forms against counts; returns why MACs could not be counted."""
+def _costs(
+    graph: ChannelGraph, recipe: Recipe, small: nn.Module, example: Example
+) -> tuple[str, str]:
+    """Closed forms against counts: (what is wrong, why MACs could not be counted)."""
     kept = kept_in(graph, recipe)
-    count, closed = sum(p.numel() for p in small.parameters()), Costs(graph, "params")(kept)
-    if closed != count:
-        raise Wrong(f"parameters: {closed} by the closed form, {count} counted")
+    try:
+        params, macs = Costs(graph, "params")(kept), Costs(graph, "macs")(kept)
+    except Exception as error:
+        return f"crash in Costs: {first_line(error)}", ""
+    count = sum(p.numel() for p in small.parameters())
+    if params != count:
+        return f"parameters: {params} by the closed form, {count} counted", ""
     try:
         count = counted_macs(small, example)
     except MacsError as error:
-        return str(error)
-    closed = Costs(graph, "macs")(kept)
-    if closed != count:
-        raise Wrong(f"MACs: {closed} by the closed form, {count} counted")
-    return ""
+        return "", str(error)
+    return (f"MACs: {macs} by the closed form, {count} counted" if macs != count else ""), ""
 
 
 def _second_round(
