@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 
+import timm
 import torch
 import torch_pruning
 from torch import Tensor, nn
@@ -12,14 +13,20 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.surgery import Recipe
 
-FAMILIES = ("resnet18", "mobilenet_v2", "densenet121")
+FAMILIES = (
+    "resnet18", "mobilenet_v2", "densenet121", "timm:resnet26d", "timm:efficientnet_b0",
+    "timm:regnety_002", "timm:convnext_atto", "timm:vovnet39a",
+)  # fmt: skip
 
 
 def net(name: str) -> nn.Module:
-    """A net of torchvision with fixed weights, in eval mode."""
+    """A net of torchvision, or of timm where the name says so, with fixed weights, in eval mode."""
+    library, _, which = name.rpartition(":")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return getattr(models, name)(weights=None).eval()
+        if library == "timm":
+            return timm.create_model(which, pretrained=False).eval()
+        return getattr(models, which)(weights=None).eval()
 
 
 def images(batch: int, size: int) -> Tensor:

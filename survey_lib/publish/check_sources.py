@@ -6,7 +6,7 @@ from typing import Any
 
 from survey_lib import files
 from survey_lib.cards import card as cards
-from survey_lib.publish import layout, setup_cell
+from survey_lib.publish import layout, setup_cell, zoo
 from survey_lib.publish.findings import Finding, git_lines
 from survey_lib.publish.layout import PublishError
 
@@ -29,7 +29,7 @@ def check_sources() -> list[Finding]:
             continue
         wanted = setup_cell.setup_source(url, branch, setup_cell.extras(path.stem))
         found += check_notebook(notebook, name, wanted)
-    return found + _check_vendor() + _check_address(url)
+    return found + _check_vendor() + _check_address(url) + _check_readme()
 
 
 def check_notebook(notebook: Any, name: str, setup: str) -> list[Finding]:
@@ -107,6 +107,21 @@ def _check_toc(pages: list[str]) -> list[Finding]:
         except cards.CardError as error:
             found.append(Finding(f"survey_lib/cards/{slug}.md", str(error), "mend the card"))
     return found
+
+
+def _check_readme() -> list[Finding]:
+    """README's table of nets is what the record says."""
+    path = layout.root() / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if zoo.BEGIN not in text:
+        return []
+    try:
+        same = zoo.stamp(text, zoo.read()) == text
+    except PublishError as error:
+        return [Finding("README.md", str(error), "mend it first")]
+    if same:
+        return []
+    return [Finding("README.md", "its table of nets is not results/zoo.json's", "run survey sync")]
 
 
 def _check_vendor() -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The one set-up cell of all notebooks, and the one address of the repository."""
+"""What ``survey sync`` stamps: set-up cells, the repository's address, README's table of nets."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import nbformat
 
 from survey_lib import files
 from survey_lib.cards.card import CardError, read_card
-from survey_lib.publish import layout
+from survey_lib.publish import layout, zoo
 from survey_lib.publish.layout import PublishError
 
 # Lower bounds only, so that pip keeps every package that is already there.
@@ -85,7 +85,7 @@ def is_release(ref: str) -> bool:
 
 
 def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
-    """Stamp the repository's address into set-up cells, badges and links.
+    """Stamp the repository's address into set-up cells, badges and links; README's table of nets.
 
     Args:
         repo_url: the new address (``https://github.com/owner/name``), written to
@@ -97,8 +97,8 @@ def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
         The files that changed.
 
     Raises:
-        PublishError: ``repo_url`` is no address of a GitHub repository, or ``ref`` no name of a
-            tag or branch.
+        PublishError: ``repo_url`` is no address of a GitHub repository, ``ref`` no name of a
+            tag or branch, or README has a place for the table of nets and there is no record.
     """
     old, old_ref = layout.repository_url(), layout.branch()
     new = (repo_url or old).rstrip("/").removesuffix(".git")
@@ -129,6 +129,8 @@ def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
         )
         if path.suffix == ".ipynb":
             stamped = _with_setup(stamped, path, new)
+        if path.name == "README.md" and zoo.BEGIN in stamped:
+            stamped = zoo.stamp(stamped, zoo.read())
         if stamped != text:
             files.write_atomic(path, stamped)
             changed.append(path)

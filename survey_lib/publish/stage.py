@@ -16,7 +16,7 @@ import yaml
 from survey_lib import files
 from survey_lib.cards.card import read_card, slugs
 from survey_lib.evidence.verdicts import Verdict
-from survey_lib.publish import layout, overview, timings
+from survey_lib.publish import layout, overview, timings, zoo
 from survey_lib.publish.disputes import Judged, told
 from survey_lib.publish.layout import PublishError
 from survey_lib.publish.ledger import ledger_page
@@ -125,6 +125,8 @@ def _timings(folder: Path) -> None:
         page = folder / "book" / name
         if page.exists():
             text = fill(page.read_text(encoding="utf-8"), layout.root() / "benchmarks")
+            if zoo.MARK in text:
+                text = zoo.fill(text, zoo.read())
             page.write_text(text, encoding="utf-8")
 
 

@@ -20,6 +20,7 @@ WORDS = {
     "group discovery": "Finding all groups",
     "removal": "Removing half of every group, the groups known",
     "net to smaller net": "From the net to the smaller net, groups included",
+    "self-check": "The proof of a graph's first recipe: removal with it and without",
     "MAC count": "Counting MACs",
     "MACs of a recipe": "MACs of a smaller net that was not built",
     "Fisher scores": "Fisher scores of all channels",

@@ -1,50 +1,84 @@
-"""torchvision's families: removal is exact; torch-pruning finds the same groups."""
+"""Nets that people really have: removal is exact or refused; torch-pruning finds the same groups.
 
-import numpy as np
+What each net comes to stands in ``results/zoo.json`` (``python -m tests.mechanics.zoo``). Here the
+record is held: a net that it calls exact is judged anew and must be exact.
+"""
+
+import json
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from survey_lib.measure.macs import count_macs
-from survey_lib.mechanics.costs import Costs
+from survey_lib import files
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import GraphError
 from survey_lib.mechanics.surgery import apply_recipe
-from tests.oracles.channels import random_recipe, randomised, removal_error
+from tests.mechanics.judge import EXACT, judge
+from tests.mechanics.zoo import DRAWN, LISTS, NAMED, OUT, build
 
-FAST = ("resnet18", "densenet121", "mobilenet_v2")
-SLOW = (
-    "resnet50", "resnext50_32x4d", "wide_resnet50_2", "vgg11", "vgg16_bn", "mobilenet_v3_small",
-    "mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s", "regnet_x_400mf",
-    "regnet_y_400mf", "convnext_tiny", "googlenet", "squeezenet1_1", "mnasnet0_5",
-    "shufflenet_v2_x0_5", "alexnet", "swin_t",
+FAST = (
+    "torchvision:resnet18", "torchvision:squeezenet1_1", "timm:resnet18", "timm:lcnet_050",
+    "timm:mobilenetv3_small_050", "timm:starnet_s050", "project:densenet_small",
+    "project:char_gpt",
 )  # fmt: skip
-OPTIONS = {"googlenet": {"aux_logits": False, "init_weights": False}}
+ALL = [name for names in LISTS.values() for name in names]
 
 
-def net(name):
-    make = getattr(torchvision.models, name)
-    return make(weights=None, num_classes=10, **OPTIONS.get(name, {}))
+def recorded() -> dict[str, dict]:
+    rows = json.loads((files.results_dir() / OUT).read_text(encoding="utf-8"))["rows"]
+    return {row["net"]: row["ours"] for row in rows}
 
 
-@pytest.mark.parametrize("name", [*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
-def test_removal_is_exact(name):
-    model = randomised(net(name))
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, 64, 64, generator=g, dtype=torch.float64)
-    graph = trace_groups(model, x)
-    recipe = random_recipe(graph, 0)
-    off, moved, small = removal_error(model, graph, recipe, x)
-    scale = max(1.0, moved)  # outputs of random deep nets can be large
-    assert off < 1e-10 * scale
-    assert moved > 1e-6
-    kept = np.array([len(recipe.get(g.name, range(g.size))) for g in graph.groups])
-    assert Costs(graph, "params")(kept) == sum(p.numel() for p in small.parameters())
-    assert Costs(graph, "macs")(kept) == count_macs(small, x)
-    small.train()
-    small(x.repeat(2, 1, 1, 1)).square().mean().backward()
-    assert all(p.grad is not None for p in small.parameters())
+@pytest.mark.parametrize("name", FAST)
+def test_a_fast_slice_is_exact(name):
+    model, x = build(name)
+    found = judge(model, x, seeds=0, again=False)
+    assert found.word == EXACT, str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL)
+def test_every_net_is_what_the_record_says(name):
+    model, x = build(name)
+    found, said = judge(model, x, seeds=1), recorded()[name]
+    assert (found.word, found.groups, found.units) == (said["word"], said["groups"], said["units"])
+    if found.word != EXACT:
+        assert found.reason == said["reason"]
+
+
+def test_the_record_holds_every_net_and_none_is_wrong():
+    found = recorded()
+    assert list(found) == ALL
+    words = [ours["word"] for ours in found.values()]
+    assert set(words) <= {"exact", "nothing prunable", "refused"}
+    named = [found[f"timm:{name}"]["word"] for name in NAMED]
+    assert named.count(EXACT) >= 45
+
+
+def test_the_lists_are_as_long_as_they_say_and_share_no_net():
+    assert (len(NAMED), len(DRAWN)) == (50, 30)
+    assert len(set(ALL)) == len(ALL)
+
+
+@pytest.mark.slow
+def test_the_drawn_nets_are_those_of_the_rule():
+    timm = pytest.importorskip("timm", minversion="1.0.31")
+    if timm.__version__ != "1.0.31":
+        pytest.skip("the rule was applied to timm 1.0.31")
+    module = {name: m for m in timm.list_modules() for name in timm.list_models(module=m)}
+    used = {module[name] for name in NAMED}
+    rest = sorted(set(module.values()) - used)
+    chosen = []
+    for i in range(30):
+        sizes = []
+        for name in sorted(timm.list_models(module=rest[len(rest) * i // 30])):
+            with torch.device("meta"):
+                net = timm.create_model(name, pretrained=False)
+            sizes.append((sum(p.numel() for p in net.parameters()), name))
+        chosen.append(min(sizes)[1])
+    assert tuple(chosen) == DRAWN
 
 
 def test_auxiliary_heads_are_named():
@@ -67,7 +101,7 @@ def both(request):
         model.classifier[3] = nn.Linear(64, 64)
         model.classifier[6] = nn.Linear(64, 10)
     else:
-        model = net(request.param)
+        model = getattr(torchvision.models, request.param)(weights=None, num_classes=10)
     x = torch.randn(1, 3, 64, 64)
     model.eval()
     peer = tp.DependencyGraph().build_dependency(model, example_inputs=x)
