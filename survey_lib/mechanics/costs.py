@@ -72,8 +72,8 @@ class Costs:
             lengths.append([n for n, _ in three])
             takes.append([take for _, take in three])
         self.factor = np.array(factors, float)  # (tensors,)
-        self.length = np.array(lengths, float).reshape(-1, 3)  # (tensors, 3)
-        self.take = np.array(takes, float).reshape(-1, 3, len(graph.groups))
+        self.length = np.array(lengths, float).reshape(len(lengths), 3)  # (tensors, 3)
+        self.take = np.array(takes, float).reshape(len(takes), 3, len(graph.groups))
         macs = metric == "macs"
         self.unit = np.array([graph.unit_macs.get(g.name, 0) if macs else 0 for g in graph.groups])
         self.fixed = graph.other_macs if macs else 0

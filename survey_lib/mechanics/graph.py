@@ -11,6 +11,7 @@ al. (2021): then any set of units can go. Depthwise convolution is the case of o
 With ``grouped="share"`` a unit is the same place of every group, and the groups stay.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,10 +27,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from survey_lib.mechanics.grouping import grouped_units
-from survey_lib.mechanics.groups import ChannelGraph, GraphError
-from survey_lib.mechanics.labels import Extent, Labelling, is_meta, numbers
+from survey_lib.mechanics.groups import CONV, NORMS, TRANSPOSED, ChannelGraph, GraphError
+from survey_lib.mechanics.labels import NO_LABELS, Extent, Labelling, is_meta
 from survey_lib.mechanics.proof import tensors_of
 from survey_lib.mechanics.rules import ALWAYS, RULES, Call, Rule, apply, unknown
+from survey_lib.mechanics.rules.call import numbers_only
 from survey_lib.tasks.modes import evaluating
 
 Example = Tensor | tuple | Mapping[str, Any]
@@ -180,7 +182,9 @@ def _plain_layer(where: str, module: nn.Module) -> None:
         )
     for key, p in module._parameters.items():
         if isinstance(p, UninitializedTensorMixin):
-            raise GraphError(f"{where} has no weights yet; run the net once on an example first")
+            raise GraphError(
+                f"{where} is lazy and has no weights yet; run the net once on an example first"
+            )
         base, _, kind = key.rpartition("_")
         if base and kind in ("orig", "g") and (base in module.__dict__ or base in module._buffers):
             call = "prune.remove"
@@ -214,11 +218,12 @@ def _followed(net: Labelling, users: Mapping[Any, Rule]) -> Iterator[None]:
     """Module by module: where the pass is, and integers that remember whose attribute they are."""
     names = {id(m): path for path, m in net.paths}
     for path, module in net.paths:
-        if not type(module).__module__.startswith("torch.nn."):
-            for key, value in module.__dict__.items():
-                if type(value) is int and value > 1 and not key.startswith("_"):
-                    tag = frozenset(((path, key),))
-                    module.__dict__[key] = Extent(value, net, _NONE, tag, exact=True)
+        theirs = type(module).__module__.startswith("torch.nn.")
+        says = next((names for kind, names in SIZES.items() if isinstance(module, kind)), {})
+        for key, value in module.__dict__.items():
+            if type(value) is int and value > 1 and (key in says or not (theirs or key[0] == "_")):
+                tag = frozenset(((path, says.get(key, key)),))
+                module.__dict__[key] = Extent(value, net, NO_LABELS, tag, exact=True)
         if type(module) in users:
             module.forward = _ruled(net, module.forward, users[type(module)])
 
@@ -269,7 +274,7 @@ class _Tracing(TorchFunctionMode):
         if name == "device" and is_meta(args[0]):
             return self.device
         if name in ("shape", "size", "numel", "nelement", "len"):
-            return self.size(name, args, kwargs)
+            return self.size(func, name, args, kwargs)
         if name in ASKING:
             return func(*args, **kwargs)
         net = self.net
@@ -296,13 +301,13 @@ class _Tracing(TorchFunctionMode):
             net.use(size, f"{call.where()} computes with their number")
         return call.give(call.run(), None) if call.tensors else func(*args, **kwargs)
 
-    def size(self, name: str, args: tuple, kwargs: dict) -> Any:
+    def size(self, func: Any, name: str, args: tuple, kwargs: dict) -> Any:
         """Sizes, of which that of the channel axis remembers its labels."""
         net, x = self.net, args[0]
         labels = net.of(x)
         if labels is None:
-            return len(x) if name == "len" else getattr(x, name) if name == "shape" else (
-                getattr(x, name)(*numbers(args[1:]), **kwargs)
+            return self.size_of_weight(x, name, args, kwargs) if net.owner(x) else func(
+                *numbers_only(args), **kwargs
             )  # fmt: skip
         own = Extent(len(labels.ids), net, labels.ids, frozenset(), exact=True)
         if name == "len":
@@ -315,8 +320,31 @@ class _Tracing(TorchFunctionMode):
         dim = args[1] if len(args) > 1 else kwargs.get("dim")
         return sizes if dim is None else sizes[int.__index__(dim)]
 
+    def size_of_weight(self, t: Tensor, name: str, args: tuple, kwargs: dict) -> Any:
+        """Sizes of a parameter or buffer, which remember their axis."""
+        path, tensor = self.net.owner(t) or ("", "")
+        axes = [
+            Extent(n, self.net, NO_LABELS, frozenset(((path, f"{tensor}:{d}"),)), exact=True)
+            for d, n in enumerate(t.shape)
+        ]
+        if name == "len":
+            self.net.spoil(axes[0], f"{self.net.where()} computes with it")
+            return len(t)
+        if name in ("numel", "nelement"):
+            return math.prod(axes[1:], start=axes[0]) if axes else 1
+        sizes = torch.Size(axes)
+        dim = args[1] if len(args) > 1 else kwargs.get("dim")
+        return sizes if dim is None else sizes[int.__index__(dim)]
 
-_NONE = torch.empty(0, dtype=torch.long).numpy()
+
+# What torch's layers say of their own tensors: attribute → tensor and axis.
+SIZES: dict[Any, dict[str, str]] = {
+    CONV: {"out_channels": "weight:0"},
+    TRANSPOSED: {"in_channels": "weight:0"},
+    nn.Linear: {"out_features": "weight:0", "in_features": "weight:1"},
+    nn.Embedding: {"embedding_dim": "weight:1"},
+    NORMS: {"num_features": "num_features"},
+}
 
 
 def _name(func: Any) -> tuple[str, bool]:

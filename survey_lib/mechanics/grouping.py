@@ -13,7 +13,7 @@ from survey_lib.mechanics.groups import (
     Layer,
     Slice,
 )
-from survey_lib.mechanics.labels import NOTHING, Labelling
+from survey_lib.mechanics.labels import NO_LABELS, NOTHING, Labelling
 
 # Attributes that say a hidden width and that no forward pass reads.
 WIDTHS = ("intermediate_size", "hidden_features", "hidden_dim")
@@ -172,8 +172,18 @@ def _attributes(
 ) -> dict[tuple[str, str], np.ndarray]:
     """Attribute → units it counts; where it serves another purpose too, these stay."""
     found: dict[tuple[str, str], np.ndarray] = {}
+    for (path, tensor, axis), why in _spoilt_axes(net):
+        if (path, tensor, axis) in net.slices:
+            _pin_labels(net.slices[path, tensor, axis][1], unit_of, pinned, why)
     for tag, ids in net.counts:
         units = np.sort(unit_of[ids])
+        if ":" in tag[1]:  # a size of a tensor follows by itself, where the same units lie there
+            _, there = net.slices.get((tag[0], *_axis_named(tag[1])), ("", NO_LABELS))
+            if not np.array_equal(np.sort(unit_of[there[there != NOTHING]]), units):
+                why = f"a size of {tag[0]} gives another axis its length"
+                _pin_labels(ids, unit_of, pinned, why)
+                _pin_labels(there, unit_of, pinned, why)
+            continue
         known = found.setdefault(tag, units)
         why = ""
         if tag in net.spoilt:
@@ -184,6 +194,25 @@ def _attributes(
             for unit in np.unique(np.concatenate([known, units])).tolist():
                 pinned.setdefault(unit, why)
     return found
+
+
+def _axis_named(size: str) -> tuple[str, int]:
+    tensor, _, axis = size.partition(":")
+    return tensor, int(axis)
+
+
+def _spoilt_axes(net: Labelling) -> list[tuple[tuple[str, str, int], str]]:
+    """Axes of weights whose size serves another purpose; why."""
+    return [
+        ((path, *_axis_named(size)), f"its number serves another purpose: {why}")
+        for (path, size), why in net.spoilt.items()
+        if ":" in size
+    ]
+
+
+def _pin_labels(ids: np.ndarray, unit_of: np.ndarray, pinned: dict[int, str], why: str) -> None:
+    for unit in np.unique(unit_of[ids[ids != NOTHING]]).tolist():
+        pinned.setdefault(unit, why)
 
 
 def _by_group(
@@ -260,9 +289,8 @@ def _groups(
         if id(ids) not in spots:
             spots[id(ids)] = _places(units, group_of, index, sizes)
         present = spots[id(ids)]
-        repeats = net.repeats.get((module, tensor, axis), 1)
         for g, positions in present:
-            found_slices[g].append(Slice(module, tensor, axis, role, positions, repeats))
+            found_slices[g].append(Slice(module, tensor, axis, role, positions))
             wide = max((s.positions.shape[1] for s in found_slices[g] if s.role != "in"), default=1)
             if role == "in" and positions.shape[1] > wide:
                 each = positions.shape[1] // wide
@@ -285,11 +313,12 @@ def _groups(
         if beside[g]:
             said.append(f"concatenated: read beside others by {', '.join(beside[g])}")
         counts = attributes[g]
+        least = 2 if any((group_of[unit_of[ids]] == g).any() for ids in net.least) else 1
         counts += _widths(net, found_slices[g], len(units), {c[:2] for c in counts})
         groups.append(
             ChannelGroup(
                 name, len(units), tuple(found_slices[g]), tuple(dict.fromkeys(said)), why,
-                tuple(counts),
+                tuple(counts), least,
             )
         )  # fmt: skip
     return tuple(groups), group_of

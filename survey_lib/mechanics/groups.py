@@ -12,6 +12,8 @@ from torch import nn
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (*BATCH_NORM, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+"""Norms of single channels."""
 
 
 class GraphError(ValueError):
@@ -31,17 +33,6 @@ class Slice:
     """``out`` (makes the channel), ``in`` (reads it), ``through`` (carries it along)."""
     positions: np.ndarray
     """(units, positions of each unit): more than one after flattening or in grouped layers."""
-    repeats: int = 1
-    """Groups of a grouped convolution that read the same positions, each in a part of its input."""
-
-    def inputs(self, length: int) -> np.ndarray:
-        """(units, positions of each unit on the axis of the input that a reader reads).
-
-        Args:
-            length: size of the tensor's axis, i.e. of one group's part of the input.
-        """
-        parts = [self.positions + g * length for g in range(self.repeats)]
-        return np.concatenate(parts, axis=1)
 
 
 @dataclass(frozen=True)
@@ -59,6 +50,8 @@ class ChannelGroup:
     """Why nothing may be removed here; empty where units can go."""
     counts: tuple[tuple[str, str, int], ...] = ()
     """Attributes that count units: (module, attribute, number a unit adds), e.g. heads."""
+    least: int = 1
+    """Units that must stay: two where a lone channel would lose its axis (``squeeze``)."""
 
     @property
     def producers(self) -> tuple[Slice, ...]:
@@ -87,6 +80,8 @@ class ChannelGroup:
             f"  read by {paths('in')}",
             *(f"  {tie}" for tie in self.ties),
         ]
+        if self.least > 1:
+            lines.append(f"  at least {self.least} units stay: a lone one would lose its axis")
         if self.protected:
             lines.append(f"  protected: {self.protected}")
         return "\n".join(lines)

@@ -21,8 +21,9 @@ from survey_lib.mechanics.groups import GraphError
 
 NOTHING = -1  # label of a position that no unit of the net may claim, e.g. a channel of the input
 LARGEST = 1 << 22  # elements of a parameter that is labelled element by element
+NO_LABELS = np.empty(0, np.int64)
 Tag = tuple[str, str]
-"""A module's path and the name of an integer attribute of it."""
+"""A module's path, and an integer attribute of it or a tensor and its axis (``weight:0``)."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,7 @@ def _comparison(name: str) -> Any:
         if same and np.array_equal(self.ids, other.ids) and self.tags == other.tags:  # type: ignore[union-attr]
             pass
         elif same and name in ("eq", "ne") and _plain(self) == _plain(other):
-            self.net.alike(self.ids, other.ids, "its number is compared")  # type: ignore[union-attr]
-            self.net.spoil(self, "compared")
-            self.net.spoil(other, "compared")
+            self.net.equal(self, other)  # type: ignore[arg-type]
         else:
             for one in (self, other):
                 self.net.use(one, f"the forward pass of {self.net.where()} depends on their number")
@@ -172,10 +171,10 @@ class Labelling:
         self.slices: dict[tuple[str, str, int], tuple[str, np.ndarray]] = {}
         # axes of weights that also meet tensors without channels; where
         self.whole: dict[tuple[str, str, int], str] = {}
-        self.repeats: dict[tuple[str, str, int], int] = {}  # groups that read the same columns
         self.first: dict[tuple[int, int], tuple[str, str, int]] = {}
         self.edges: list[tuple[np.ndarray, np.ndarray, str]] = []
         self.pins: list[tuple[np.ndarray, str]] = []
+        self.least: list[np.ndarray] = []  # labels of which two must stay
         self.same: list[tuple[np.ndarray, np.ndarray, str]] = []
         # weight → [positions, output positions, axis of rows, labels among the positions]
         self.layers: dict[Tag, list] = {}
@@ -257,6 +256,19 @@ class Labelling:
     def alike(self, a: np.ndarray, b: np.ndarray, why: str) -> None:
         """Both axes must stay equally long: unless the same units lie on both, both are pinned."""
         self.same.append((a, b, why))
+
+    def equal(self, a: Extent, b: Extent) -> None:
+        """Two sizes must stay equal: of two axes, or of an axis and what an attribute says."""
+        why = f"{self.where()} compares their number with another"
+        if len(a.ids) and len(b.ids):
+            self.alike(a.ids, b.ids, why)
+        for one, other in ((a, b), (b, a)):
+            if len(one.ids) and not len(other.ids) and len(other.tags) == 1:
+                self.counts.append((next(iter(other.tags)), one.ids))
+            elif not len(one.ids) and not len(other.ids):
+                self.spoil(one, why)
+            if one.tags and len(one.ids):
+                self.use(one, why)
 
     def use(self, extent: Any, why: str) -> None:
         """A size is used as a number: what it counts stays."""

@@ -9,58 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from survey_lib.mechanics.gates import Act, Positions, at_readers
 from survey_lib.mechanics.groups import ChannelGraph, GraphError
 from survey_lib.tasks.modes import evaluating
 
-READING = frozenset(
-    (torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose1d, torch.conv_transpose2d,
-     torch.conv_transpose3d, F.linear)
-)  # fmt: skip
 LARGEST = 2 << 30  # bytes of parameters in float64 up to which the check is made in float64
 Smaller = Callable[[nn.Module], nn.Module]
-
-
-class AtReaders(TorchFunctionMode):
-    """Within the context every layer that reads channels sees what ``act`` makes of its input.
-
-    Args:
-        model: the net that runs.
-        owners: module and name of the weights that read.
-        act: (owner, input, axis of its channels) → input.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        owners: Iterator[tuple[str, str]],
-        act: Callable[[tuple[str, str], Tensor, int], Tensor],
-    ):
-        super().__init__()
-        modules = dict(model.named_modules(remove_duplicate=False))
-        self.of = {id(getattr(modules[path], name)): (path, name) for path, name in owners}
-        self.act = act
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in READING:
-            weight = args[1] if len(args) > 1 else kwargs.get("weight")
-            owner = self.of.get(id(weight))
-            if owner is not None:
-                x = args[0] if args else kwargs["input"]
-                axis = x.ndim - 1 if func is F.linear else x.ndim - weight.ndim + 1
-                x = self.act(owner, x, axis)
-                if args:
-                    args = (x, *args[1:])
-                else:
-                    kwargs = {**kwargs, "input": x}
-        return func(*args, **kwargs)
 
 
 def check_removal(
@@ -115,7 +72,7 @@ def _difference(
                 raise
             double, twin = False, copied(model).eval()  # its forward names a type of its own
             dense = outputs(twin)
-        with AtReaders(twin, *_zeros(graph, removed)):
+        with at_readers(twin, graph, _silence(removed), carriers=False):
             zeroed = outputs(twin)
         try:
             small = outputs(smaller(twin).eval())
@@ -135,19 +92,15 @@ def _difference(
     return None
 
 
-def _zeros(graph: ChannelGraph, removed: Mapping[str, np.ndarray]) -> tuple:
-    """The readers of removed units, and what sets their inputs to zero."""
-    at: dict[tuple[str, str], list[np.ndarray]] = {}
-    for name, units in removed.items():
-        for s in graph[name].consumers:
-            length = graph.shapes[s.module, s.tensor][s.axis]
-            at.setdefault((s.module, s.tensor), []).append(s.inputs(length)[units].ravel())
+def _silence(removed: Mapping[str, np.ndarray]) -> Act:
+    """What sets removed units to zero where a layer reads them."""
 
-    def silence(owner: tuple[str, str], x: Tensor, axis: int) -> Tensor:
-        gone = torch.from_numpy(np.concatenate(at[owner])).to(x.device)
-        return x.index_fill(axis, gone, 0.0)
+    def act(_path: str, x: Tensor, axis: int, positions: Positions) -> Tensor | None:
+        gone = [positions[name][units].flatten() for name, units in removed.items()
+                if name in positions]  # fmt: skip
+        return x.index_fill(axis, torch.cat(gone).to(x.device), 0.0) if gone else None
 
-    return iter(at), silence
+    return act
 
 
 def copied(model: nn.Module, memo: dict | None = None) -> nn.Module:

@@ -89,7 +89,7 @@ def select(
         value = checked[group.name]
         order[g] = np.argsort(value, kind="stable")
         value = value[order[g]] / max(saved[g], 1)
-        removable = group.size - min(group.size, max(min_keep, round_to))
+        removable = group.size - min(group.size, max(min_keep, round_to, group.least))
         at = 0
         for block in _blocks(removable, group.size, round_to):
             inside = slice(at, at + block)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from survey_lib import files
 from survey_lib.mechanics.graph import trace_groups
-from survey_lib.mechanics.groups import BATCH_NORM, CONV, TRANSPOSED, ChannelGraph
+from survey_lib.mechanics.groups import CONV, NORMS, TRANSPOSED, ChannelGraph
 from survey_lib.mechanics.proof import check_removal, copied
 from survey_lib.mechanics.sparse import StorageError
 from survey_lib.tasks.modes import evaluating
@@ -25,7 +25,6 @@ from survey_lib.tasks.states import distinct, fill
 
 Recipe = dict[str, list[int]]
 FORMAT = "survey-channels-1"
-NORMS = (*BATCH_NORM, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 class RecipeError(ValueError):
@@ -54,8 +53,9 @@ def check_recipe(graph: ChannelGraph, recipe: Mapping[str, Sequence[int]]) -> di
             raise RecipeError(
                 f"{name}: kept units must be distinct numbers below {group.size}, got {units[:9]}…"
             )
-        if not units:
-            raise RecipeError(f"{name}: at least one of its {group.size} units must stay")
+        if len(units) < min(group.least, group.size):
+            least = "one" if group.least == 1 else str(group.least)
+            raise RecipeError(f"{name}: at least {least} of its {group.size} units must stay")
         if group.protected and len(units) < group.size:
             raise RecipeError(f"{name} is protected ({group.protected}); keep all its units")
         checked[name] = units

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from survey_lib.measure import macs, size
+from survey_lib.measure import size
 from survey_lib.measure.compare import compare
 from survey_lib.measure.macs import MacsError, count_macs, count_nonzero_macs
 from survey_lib.tasks.modes import evaluating
@@ -52,9 +52,9 @@ def test_recurrent_layers_with_a_projection_and_cells():
 
 def test_the_fused_recurrent_kernel_of_graphics_cards_has_the_same_formula():
     weights = [torch.zeros(24, 8), torch.zeros(24, 6), torch.zeros(24), torch.zeros(24)]
-    assert macs.FORMULAS["aten::_cudnn_rnn"](None, torch.zeros(7, 1, 8), weights, 4) == 2352
+    assert counting.FORMULAS["aten::_cudnn_rnn"](None, torch.zeros(7, 1, 8), weights, 4) == 2352
     packed = torch.zeros(7, 8)  # of sequences of unlike length
-    assert macs.FORMULAS["aten::_cudnn_rnn"](None, packed, weights, 4) == 2352
+    assert counting.FORMULAS["aten::_cudnn_rnn"](None, packed, weights, 4) == 2352
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -167,7 +167,7 @@ def test_operators_of_others_are_refused_until_they_have_a_formula(monkeypatch):
     with pytest.raises(MacsError, match="uncounted: survey_test::twice"):
         count_macs(net.requires_grad_(False), X)
     packet = torch.ops.survey_test.twice
-    monkeypatch.setitem(macs.flop_registry, packet, lambda x, out_val=None: 2 * x.numel())
+    monkeypatch.setitem(counting.flop_registry, packet, lambda x, out_val=None: 2 * x.numel())
     assert count_macs(net, X) == 56 + 56
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from survey_lib.mechanics.counting import counting
 from survey_lib.mechanics.groups import GraphError
 from survey_lib.mechanics.labels import Amount, Extent, Labelling, Labels, axis_of, is_meta, numbers
 
@@ -15,10 +15,17 @@ Rule = Callable[["Call"], Any]
 WORD = {"mul": "scaled", "imul": "scaled", "multiply": "scaled", "div": "scaled"}
 
 
+FIRST = ("input", "tensors", "tensor")
+
+
 class Call:
     """One call of an operator."""
 
     def __init__(self, net: Labelling, func: Callable, name: str, args: tuple, kwargs: dict):
+        if not args:  # the first argument by its name is the first argument
+            named = next((n for n in FIRST if n in kwargs), None)
+            if named is not None:
+                args, kwargs = (kwargs[named],), {k: v for k, v in kwargs.items() if k != named}
         self.net, self.func, self.name, self.args, self.kwargs = net, func, name, args, kwargs
         self.in_place = False
         self.tensors: list[Tensor] = []
@@ -50,7 +57,7 @@ class Call:
     @property
     def x(self) -> Any:
         """The first argument."""
-        return self.get(0, "input", "self", "x", "tensor")
+        return self.args[0] if self.args else None
 
     def labels(self, t: Any) -> Labels | None:
         """Labels of an argument, which the rule answers for from now on."""
@@ -147,9 +154,9 @@ def dims_of(dims: Any, ndim: int) -> set[int]:
 
 def macs_of(call: Call) -> float:
     """MACs of an operator that no formula here knows, counted on shapes."""
-    with FlopCounterMode(display=False) as counter:
+    with counting() as counter:
         call.run()
-    return counter.get_total_flops() / 2
+    return counter.macs
 
 
 def unknown(call: Call) -> Any:
@@ -165,7 +172,7 @@ def unknown(call: Call) -> Any:
         call.seen.add(id(s))
         net.use(s, f"{call.where()} computes with their number")
     try:
-        with FlopCounterMode(display=False) as counter:
+        with counting() as counter:
             result = call.run()
     except GraphError:
         raise
@@ -175,5 +182,5 @@ def unknown(call: Call) -> Any:
             f"the operator {call.name} cannot be followed ({why})",
             "use layers of torch.nn, or give trace_groups a rule for it",
         ) from None
-    net.product(counter.get_total_flops() / 2)
+    net.product(counter.macs)
     return call.give(result, None)

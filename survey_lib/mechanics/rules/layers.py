@@ -127,7 +127,6 @@ def _in_groups(
         for block in (ins, outs):  # the same place of every group
             joined = np.broadcast_to(block[:1], block.shape)
             net.tie(block.ravel(), joined.ravel(), f"grouped: an equal share of {path}")
-        net.repeats[(*owner, 1)] = groups
         net.carry(owner, 1, "in", ins[0])
         return
     kind = "depthwise" if n_in == 1 else "grouped"

@@ -24,6 +24,10 @@ def rearrange(call: Call) -> Any:
         if labels.axis in gone:
             call.pin(labels, f"{call.where()} takes the axis of their channel away")
             return call.net.put(call.run(), None)
+    if call.name == "squeeze" and labels.axis in (
+        range(x.ndim) if call.get(1, "dim") is None else dims_of(call.get(1, "dim"), x.ndim)
+    ):
+        call.net.least.append(labels.ids)  # a lone channel would lose its axis
     # the channel axis alone gets a stride of its own: where does it go?
     view = [1] * x.ndim
     view[labels.axis] = len(labels.ids)
@@ -71,7 +75,14 @@ def index(call: Call) -> Any:
     plain = tuple(
         slice(*numbers_only(_parts(i))) if isinstance(i, slice) else numbers_only(i) for i in full
     )
-    result = call.func(shapes_only(x), shapes_only(plain))
+    if any(is_meta(t) and t.dtype in (torch.bool, torch.uint8) for t in call.tensors[1:]):
+        raise net.refuse("an index that depends on the data", "take it out of forward")
+    fancy = any(isinstance(i, (Tensor, list, bool, np.ndarray)) for i in full)
+    if fancy and not any(is_meta(i) for i in plain if isinstance(i, Tensor)):
+        like = torch.empty(1).expand(x.shape)[tuple(_on_cpu(i) for i in plain)]
+        result = shapes_only(like)
+    else:
+        result = call.func(shapes_only(x), shapes_only(plain))
     if not isinstance(own, slice):
         net.pin(labels, f"indexing in {net.where()} picks some of the channels")
         return net.put(result, None)
@@ -79,7 +90,7 @@ def index(call: Call) -> Any:
     ids = labels.ids[start:stop:step]
     if len(ids) < len(labels.ids) or step not in (None, 1):
         net.pin(labels, f"indexing in {net.where()} picks some of the channels")
-    if any(isinstance(i, (Tensor, list, bool, np.ndarray)) for i in full):
+    if fancy:
         axis = _after_fancy(x, labels, plain, slice(start, stop, step))
         if axis is None:
             net.pin(labels, f"indexing in {net.where()} moves their axis out of sight")
@@ -87,6 +98,26 @@ def index(call: Call) -> Any:
     before = full[: _item_of(full, labels.axis)]
     axis = sum(1 for i in before if i is None or isinstance(i, slice))
     return net.put(result, Labels(axis, ids))
+
+
+def narrow(call: Call) -> Any:
+    """``narrow``, ``select``, ``index_select``: on the channel axis they pick, elsewhere not."""
+    net, x, labels = call.net, call.x, call.labels(call.x)
+    if labels is None or x is None:
+        return moved(call, None)
+    axis = axis_of(call.get(1, "dim"), x.ndim)
+    only_sizes(call, call.sizes)
+    call.seen.update(map(id, call.sizes))
+    result = call.run()
+    if axis == labels.axis:
+        net.pin(labels, f"{call.where()} picks some of the channels")
+        return net.put(result, None)
+    after = labels.axis - (call.name == "select" and axis < labels.axis)
+    return net.put(result, Labels(after, labels.ids))
+
+
+def _on_cpu(item: Any) -> Any:
+    return item.cpu() if isinstance(item, Tensor) else item
 
 
 def _parts(item: Any) -> tuple:
@@ -139,9 +170,7 @@ def _after_fancy(x: Tensor, labels: Labels, plain: tuple, own: slice) -> int | N
     n = len(labels.ids)
     strides = [0] * x.ndim
     strides[labels.axis] = 1
-    there = torch.arange(n).as_strided(x.shape, strides)[
-        tuple(i.cpu() if isinstance(i, Tensor) else i for i in plain)
-    ]
+    there = torch.arange(n).as_strided(x.shape, strides)[tuple(_on_cpu(i) for i in plain)]
     want = torch.arange(n)[own]
     for d in range(there.ndim):
         view = [-1 if k == d else 1 for k in range(there.ndim)]

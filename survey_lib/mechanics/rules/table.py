@@ -13,7 +13,7 @@ from survey_lib.mechanics.rules.layers import (
     transposed,
 )
 from survey_lib.mechanics.rules.making import factory, like, truth, write
-from survey_lib.mechanics.rules.moves import index, rearrange, repeat, repeat_interleave
+from survey_lib.mechanics.rules.moves import index, narrow, rearrange, repeat, repeat_interleave
 from survey_lib.mechanics.rules.pieces import chunk, concatenate, glu, split, unbind
 from survey_lib.mechanics.rules.products import attention, einsum, matmul
 from survey_lib.mechanics.rules.views import expand, flatten, like_other, reshape, unflatten
@@ -52,6 +52,7 @@ BY_RULE: tuple[tuple[Rule, str], ...] = (
     (rearrange,
      "permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze T mT t"),
     (index, "getitem"),
+    (narrow, "narrow select index_select"),
     (repeat, "repeat tile"),
     (repeat_interleave, "repeat_interleave"),
     (chunk, "chunk tensor_split"),
