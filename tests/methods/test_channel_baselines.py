@@ -1,5 +1,7 @@
 """One-shot channel baselines: hand cases, planted channels, and that the choice matters."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,8 +10,9 @@ from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.selection import ScoreError
 from survey_lib.methods import channel_baselines as method
+from survey_lib.methods.sharing import for_steps
 from survey_lib.tasks.dense import seeded, train_dense
-from survey_lib.tasks.train import evaluate
+from survey_lib.tasks.train import evaluate, total_steps
 from tests.mechanics.toys import Residual, example
 
 
@@ -100,3 +103,12 @@ def test_the_choice_matters_before_tuning(tiny_task):
             )
             loss[criterion] += evaluate(result.model, tiny_task.test, tiny_task)["loss"]
     assert loss["fisher"] < 0.8 * loss["random"]
+
+
+def test_a_recipe_over_so_many_steps_makes_as_many_where_a_single_image_is_left_over(tiny_task):
+    """65 images in batches of 32 are two batches, not three."""
+    data, few = tiny_task.data, replace(tiny_task.train, x=tiny_task.train.x[:65],
+                                        y=tiny_task.train.y[:65])  # fmt: skip
+    task = replace(tiny_task, data=replace(data, train=few))
+    for steps in (1, 2, 3, 7, 100):
+        assert total_steps(task, for_steps(task, task.training, steps)) == steps
