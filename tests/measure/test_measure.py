@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from survey_lib.measure import latency, macs, size
+from survey_lib.mechanics import counting
 
 
 @pytest.mark.parametrize(
