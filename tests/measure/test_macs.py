@@ -8,6 +8,7 @@ from torch import nn
 from survey_lib.measure import size
 from survey_lib.measure.compare import compare
 from survey_lib.measure.macs import MacsError, count_macs, count_nonzero_macs
+from survey_lib.mechanics import counting
 from survey_lib.tasks.modes import evaluating
 
 
