@@ -124,7 +124,7 @@ class _Reading(TorchFunctionMode):
         if func in SPACE:
             weight = args[1] if len(args) > 1 else kwargs.get("weight")
             path, known, places = self.layers.get(id(weight), NO_LAYER)
-            if known is weight:
+            if weight is not None and known is weight:
                 x = args[0] if args else kwargs["input"]
                 axis = x.ndim - 1 - SPACE[func]
                 key = id(weight), x.shape[axis]
