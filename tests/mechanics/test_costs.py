@@ -70,12 +70,7 @@ def kept_of(graph, recipe):
     return np.array([len(recipe.get(g.name, range(g.size))) for g in graph.groups])
 
 
-WRONG = pytest.mark.xfail(strict=True, reason="closed form takes a transposed layer's outputs")
-CASES = [
-    pytest.param(k, m, marks=WRONG if (k, m) == ("transposed", "macs") else ())
-    for k in NETS
-    for m in METRICS
-]
+CASES = [(k, m) for k in NETS for m in METRICS]
 
 
 @pytest.mark.parametrize(("kind", "metric"), CASES)
