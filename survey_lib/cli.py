@@ -289,6 +289,7 @@ def check(
     from survey_lib.publish.check_site import check_site
     from survey_lib.publish.check_sources import check_sources
     from survey_lib.publish.missing import missing
+    from survey_lib.publish.solutions import check_solutions
 
     with _one_sentence():
         for slug in () if studies else layout.chapters():
@@ -300,7 +301,7 @@ def check(
         if not sources:
             findings += check_studies()
         if not (sources or studies):
-            findings += check_numbers() + check_site()
+            findings += check_numbers() + check_solutions() + check_site()
     for finding in findings:
         typer.echo(str(finding), err=True)
     if findings:
