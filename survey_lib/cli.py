@@ -316,7 +316,7 @@ def sync(
         str | None, typer.Option(help="what notebooks install: a release's tag, or main")
     ] = None,
 ) -> None:
-    """Stamp the repository's address, and the release, into set-up cells, badges and links."""
+    """Stamp the repository's address and release into notebooks and links; fold their cells."""
     from survey_lib.publish import setup_cell
 
     with _one_sentence():

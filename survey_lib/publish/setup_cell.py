@@ -1,4 +1,4 @@
-"""The one set-up cell of all notebooks, and the one address of the repository."""
+"""The one set-up cell of all notebooks, their folding, and the one address of the repository."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import nbformat
 
 from survey_lib import files
 from survey_lib.cards.card import CardError, read_card
-from survey_lib.publish import layout
+from survey_lib.publish import folding, layout
 from survey_lib.publish.layout import PublishError
 
 # Lower bounds only, so that pip keeps every package that is already there.
@@ -85,7 +85,7 @@ def is_release(ref: str) -> bool:
 
 
 def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
-    """Stamp the repository's address into set-up cells, badges and links.
+    """Stamp the repository's address into set-up cells, badges and links; fold cells by their tags.
 
     Args:
         repo_url: the new address (``https://github.com/owner/name``), written to
@@ -128,7 +128,7 @@ def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
             text,
         )
         if path.suffix == ".ipynb":
-            stamped = _with_setup(stamped, path, new)
+            stamped = _folded(_with_setup(stamped, path, new))
         if stamped != text:
             files.write_atomic(path, stamped)
             changed.append(path)
@@ -155,4 +155,14 @@ def _with_setup(text: str, path: Path, repo_url: str) -> str:
         notebook.cells.insert(first, wanted)
     if notebook.nbformat_minor < 5:
         wanted.pop("id", None)
+    return nbformat.writes(notebook) + "\n"
+
+
+def _folded(text: str) -> str:
+    """A notebook whose cells are folded as their tags say."""
+    notebook = nbformat.reads(text, as_version=4)
+    if all(folding.is_folded_right(cell) for cell in notebook.cells):
+        return text
+    for cell in notebook.cells:
+        folding.fold(cell)
     return nbformat.writes(notebook) + "\n"
