@@ -12,6 +12,7 @@ from survey_lib.cards.card import CardError, read_card
 from survey_lib.publish import folding, layout
 from survey_lib.publish.cache_key import read_entry
 from survey_lib.publish.execute import RECORDER
+from survey_lib.publish.glossary import link_first_uses
 from survey_lib.publish.layout import PublishError
 from survey_lib.publish.scrub import scrub, without_paths
 from survey_lib.show.claims import paper_name
@@ -48,6 +49,7 @@ def staged_notebook(slug: str) -> Any:
     refuse_errors(executed, slug)
     notebook = merge(executed, layout.read_notebook(layout.source(slug)), slug)
     fill_hero(notebook, slug)
+    link_first_uses(notebook)
     return scrub(notebook)
 
 
