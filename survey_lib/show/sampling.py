@@ -41,11 +41,11 @@ def error_of_text(losses: Sequence[float] | pd.Series) -> Html:
         losses: nats a token, one a window.
     """
     found = t_interval([float(x) for x in losses])
+    mean, half = number(found.mean, 2), number(found.half_width, 2)
     return _note(
-        f"On as much other text of this kind the model’s loss of {number(found.mean, 2)} nats "
-        f"could as well be up to {number(found.half_width, 2)} higher or lower (95 %, {number(found.n)} "
-        "windows). Intervals over windows hold this, paired as they are; intervals over nets or "
-        "chunks of text do not."
+        f"On as much other text of this kind the model’s loss of {mean} nats could as well be up "
+        f"to {half} higher or lower (95 %, {number(found.n)} windows). Intervals over windows hold "
+        "this, paired as they are; intervals over nets or chunks of text do not."
     )
 
 
