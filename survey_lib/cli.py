@@ -290,6 +290,7 @@ def check(
     from survey_lib.publish.check_site import check_site
     from survey_lib.publish.check_sources import check_sources
     from survey_lib.publish.missing import missing
+    from survey_lib.publish.solutions import check_solutions
 
     with _one_sentence():
         for slug in () if studies else layout.chapters():
@@ -301,7 +302,7 @@ def check(
         if not sources:
             findings += check_studies()
         if not (sources or studies):
-            findings += check_numbers() + check_site()
+            findings += check_numbers() + check_solutions() + check_site()
     for finding in findings:
         typer.echo(str(finding), err=True)
     if findings:
@@ -316,7 +317,7 @@ def sync(
         str | None, typer.Option(help="what notebooks install: a release's tag, or main")
     ] = None,
 ) -> None:
-    """Stamp the repository's address and the release into cells, badges, links; README's table."""
+    """Stamp address and release into notebooks and links; fold cells; fill README's table."""
     from survey_lib.publish import setup_cell
 
     with _one_sentence():

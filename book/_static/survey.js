@@ -113,6 +113,17 @@
       input.parentNode.querySelector("output").textContent = words;
     }
 
+    // A control that changes nothing at the present setting of the others rests, and says why.
+    function rest() {
+      inputs.forEach(function (input) {
+        if (!input.dataset.idle) return;
+        var others = inputs.filter(function (other) { return other !== input; });
+        var key = others.map(function (other) { return other.value; }).join(",");
+        input.disabled = JSON.parse(input.dataset.idle).indexOf(key) >= 0;
+        input.parentNode.querySelector(".survey-idle").hidden = !input.disabled;
+      });
+    }
+
     function draw(settled) {
       var mine = (turn += 1);
       var themed = resolve(spec, getComputedStyle(document.documentElement));
@@ -156,6 +167,7 @@
       tell(input);
       input.addEventListener("input", function () {
         tell(input);
+        rest();
         if (shown) shown.view.signal(input.dataset.param, state(input)).runAsync().catch(fail);
       });
     });
@@ -168,6 +180,7 @@
         }, 120);
       }).observe(chart);
     }
+    rest();
     box.querySelector(".survey-controls").hidden = false;
     new MutationObserver(function () { draw().catch(fail); })
       .observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });

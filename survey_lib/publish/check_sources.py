@@ -6,11 +6,11 @@ from typing import Any
 
 from survey_lib import files
 from survey_lib.cards import card as cards
-from survey_lib.publish import layout, setup_cell, zoo
+from survey_lib.publish import folding, layout, setup_cell, zoo
 from survey_lib.publish.findings import Finding, git_lines
 from survey_lib.publish.layout import PublishError
 
-MOST_CELLS = 34
+MOST_CELLS = 45
 
 
 def check_sources() -> list[Finding]:
@@ -61,8 +61,16 @@ def check_notebook(notebook: Any, name: str, setup: str) -> list[Finding]:
             count = sum(tag in layout.tags(c) for c in code)
             if count != 1:
                 find(f"has {count} cells tagged {tag}", "tag exactly one")
+    if not all(folding.is_folded_right(cell) for cell in notebook.cells):
+        find("has cells that are not folded as their tags say", "run survey sync")
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type != "markdown":
+            lines = len(cell.source.splitlines())
+            if lines > folding.MOST_LINES:
+                find(
+                    f"cell {number} has {lines} lines, more than {folding.MOST_LINES}",
+                    "cut it, or move what other chapters draw alike into survey_lib.show",
+                )
             continue
         text = re.sub(r"(?ms)^(`{3,}|~{3,})(?!\s*\{).*?^\1\s*$", "", cell.source)
         myst = re.search(

@@ -29,6 +29,7 @@ from survey_lib.cards import card as cards
 from survey_lib.publish import layout
 from survey_lib.publish.cache_key import PACKAGES, UP_TO_DATE, explain, key_parts, read_entry
 from survey_lib.publish.layout import PublishError
+from survey_lib.publish.solutions import wrong_solutions
 
 TIMEOUT = 1800.0
 """Seconds a chapter may take."""
@@ -184,6 +185,11 @@ def _execute_one(
             os.replace(made, failed)
         cell, error = _what_failed(slug, failed)
         return Outcome(slug, "failed", seconds, cell, late or error)
+    if wrong := wrong_solutions(layout.read_notebook(made)):
+        os.replace(made, failed)
+        loaded.unlink()
+        number, what = wrong[0]
+        return Outcome(slug, "failed", seconds, number, what)
     seen = json.loads(loaded.read_text(encoding="utf-8"))
     loaded.unlink()
     modules = sorted(seen["modules"])

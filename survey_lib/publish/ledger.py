@@ -42,7 +42,11 @@ def ledger_page(judged: Judged, states: Mapping[str, "State"]) -> str:
         )
     if judged:
         disputed = pairs_table([read_card(slug) for slug in slugs()], judged)
-        sections.append(f"## Disputed\n\n{disputed}")
+        sections.insert(
+            0,
+            "## Disputed\n\nTwo papers, two opposite sentences. Each pair stands side by side, "
+            f"with what came out here.\n\n{disputed}",
+        )
     return (
         "# The claims ledger\n\n"
         "Which of the papers' claims hold here? Each line is one claim. Its rule was fixed in the "

@@ -16,7 +16,7 @@ import yaml
 
 from survey_lib import files
 from survey_lib.cards.card import GROUPS, Card, parse_card
-from survey_lib.publish import layout, setup_cell
+from survey_lib.publish import folding, layout, setup_cell
 from survey_lib.publish.layout import PublishError
 from survey_lib.publish.survey_file import Section, choose, read_survey, squeezed, without_accents
 
@@ -251,6 +251,7 @@ def _notebook(words: dict[str, str], root: Path, extras: Sequence[str]) -> str:
         cell.id = ident
         if tags:
             cell.metadata["tags"] = tags.strip("[]").split(", ")
+        folding.fold(cell)
         cells.append(cell)
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata.update(

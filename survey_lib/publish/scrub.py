@@ -22,7 +22,7 @@ def scrub(notebook: Any) -> Any:
         }
     )
     for cell in notebook.cells:
-        keep = {"tags", "mystnb", "cellView"}
+        keep = {"tags", "mystnb", "cellView", "jupyter"}
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in keep})
         if cell.cell_type != "code":
             continue

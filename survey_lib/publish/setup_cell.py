@@ -1,4 +1,4 @@
-"""What ``survey sync`` stamps: set-up cells, the repository's address, README's table of nets."""
+"""What ``survey sync`` stamps: set-up cells, their folding, the address, README's table."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import nbformat
 
 from survey_lib import files
 from survey_lib.cards.card import CardError, read_card
-from survey_lib.publish import layout, zoo
+from survey_lib.publish import folding, layout, zoo
 from survey_lib.publish.layout import PublishError
 
 # Lower bounds only, so that pip keeps every package that is already there.
@@ -85,7 +85,7 @@ def is_release(ref: str) -> bool:
 
 
 def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
-    """Stamp the repository's address into set-up cells, badges and links; README's table of nets.
+    """Stamp the repository's address into notebooks and links; fold cells; README's table.
 
     Args:
         repo_url: the new address (``https://github.com/owner/name``), written to
@@ -128,7 +128,7 @@ def sync(repo_url: str | None = None, ref: str | None = None) -> list[Path]:
             text,
         )
         if path.suffix == ".ipynb":
-            stamped = _with_setup(stamped, path, new)
+            stamped = _folded(_with_setup(stamped, path, new))
         if path.name == "README.md" and zoo.BEGIN in stamped:
             stamped = zoo.stamp(stamped, zoo.read())
         if stamped != text:
@@ -157,4 +157,14 @@ def _with_setup(text: str, path: Path, repo_url: str) -> str:
         notebook.cells.insert(first, wanted)
     if notebook.nbformat_minor < 5:
         wanted.pop("id", None)
+    return nbformat.writes(notebook) + "\n"
+
+
+def _folded(text: str) -> str:
+    """A notebook whose cells are folded as their tags say."""
+    notebook = nbformat.reads(text, as_version=4)
+    if all(folding.is_folded_right(cell) for cell in notebook.cells):
+        return text
+    for cell in notebook.cells:
+        folding.fold(cell)
     return nbformat.writes(notebook) + "\n"

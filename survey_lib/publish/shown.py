@@ -9,9 +9,10 @@ from typing import Any
 import nbformat
 
 from survey_lib.cards.card import CardError, read_card
-from survey_lib.publish import layout
+from survey_lib.publish import folding, layout
 from survey_lib.publish.cache_key import read_entry
 from survey_lib.publish.execute import RECORDER
+from survey_lib.publish.glossary import link_first_uses
 from survey_lib.publish.layout import PublishError
 from survey_lib.publish.scrub import scrub, without_paths
 from survey_lib.show.claims import paper_name
@@ -25,7 +26,15 @@ EFFECTS = {
     "injected-parameters": "remove-cell",
     "hero-slot": "remove-input",
     "solution": "hide-cell",
+    folding.PLUMBING: "remove-input",
 }
+
+# what the line says under which the code of a cell is folded, by what the cell shows
+_PROMPTS = (
+    ("survey-explorer", "Code of this explorer"),
+    ("survey-figure", "Code of this figure"),
+    ("survey-table", "Code of this table"),
+)
 
 
 def staged_notebook(slug: str) -> Any:
@@ -40,6 +49,7 @@ def staged_notebook(slug: str) -> Any:
     refuse_errors(executed, slug)
     notebook = merge(executed, layout.read_notebook(layout.source(slug)), slug)
     fill_hero(notebook, slug)
+    link_first_uses(notebook)
     return scrub(notebook)
 
 
@@ -93,10 +103,23 @@ def merge(executed: Any, source: Any, slug: str) -> Any:
             tags = [tag for tag in tags if tag not in ("remove-cell", "remove-output")]
             cell.metadata["tags"] = tags
         added = [EFFECTS[tag] for tag in tags if tag in EFFECTS and EFFECTS[tag] not in tags]
+        if folding.PLUMBING in tags and not cell.outputs:
+            added = ["remove-cell"]  # an empty box would only take room
         if added:
             cell.metadata["tags"] = tags + added
+        if cell.cell_type == "code":
+            _prompt(cell)
     merged.cells = cells
     return merged
+
+
+def _prompt(cell: Any) -> None:
+    """Say in one line what is folded; the theme's own line names neither figure nor table."""
+    html = "".join(o.get("data", {}).get("text/html", "") for o in cell.get("outputs", []))
+    words = next((words for mark, words in _PROMPTS if mark in html), "Code")
+    if "solution" in layout.tags(cell):
+        words = "Solutions"
+    cell.metadata["mystnb"] = {"code_prompt_show": words, "code_prompt_hide": words}
 
 
 def fill_hero(notebook: Any, slug: str) -> None:

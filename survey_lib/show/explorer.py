@@ -1,10 +1,12 @@
 """Explorers: move a parameter, see the result; recorded on the page, live in a kernel."""
 
 import inspect
+import itertools
 import json
 import os
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +33,35 @@ class Control:
     default: Any
     kind: str = "slider"
     format: Callable[[Any], str] | None = None
-    """Turns a value into words; by default numbers as the tables write them."""
+    """Turns a value into words; by default numbers, with three significant digits."""
+    idle: str = ""
+    """Why this control changes nothing at some settings of the others; needed where it does."""
 
     def words(self, value: Any) -> str:
         """``value`` as a reader sees it."""
         if self.format is not None:
             return self.format(value)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float):
+            return number(float(f"{value:.3g}"))
+        if isinstance(value, int) and not isinstance(value, bool):
             return number(value)
         return str(value)
+
+
+def told(field: str, *, percent: bool = False) -> alt.Text:
+    """Text of a chart: a number of ``field`` with three significant digits."""
+    return alt.Text(f"{field}:Q", format=".3~p" if percent else ".3~r")
+
+
+def by_method(field: str, keys: Mapping[str, str]) -> alt.Color:
+    """Colour of each method as in the whole book, whatever the controls leave over.
+
+    Args:
+        field: column that names the method.
+        keys: value of ``field`` → method, see :data:`survey_lib.show.style.SERIES`.
+    """
+    colours = alt.Scale(domain=list(keys), range=[style.css(key) for key in keys.values()])
+    return alt.Color(f"{field}:N", scale=colours, legend=None)
 
 
 class Explorer:
@@ -121,6 +143,41 @@ class Explorer:
         self.chart, self.live, self.slow = chart, live, slow
         self.title, self.alt, self.caption, self.heads = title, alt, caption, heads
         self._widget: Any = None
+        self._idle = self._idle_settings()
+        for control in controls:
+            if self._idle[control.field] and not control.idle:
+                raise ValueError(
+                    f"explorer {name!r}: {control.field} changes nothing at some settings; "
+                    "say why in its control's idle"
+                )
+
+    def idle(self, field: str, values: Mapping[str, Any]) -> bool:
+        """Whether moving ``field`` changes nothing while the others stand at ``values``."""
+        others = tuple(values[c.field] for c in self.controls if c.field != field)
+        return others in self._idle[field]
+
+    def _idle_settings(self) -> dict[str, set[tuple[Any, ...]]]:
+        """For each control the settings of the others at which all its values show one thing."""
+        fields = [c.field for c in self.controls]
+        rest = self.grid.drop(columns=fields)
+        shown: dict[tuple[Any, ...], list[str]] = {}
+        for key, row in zip(
+            self.grid[fields].itertuples(index=False, name=None),
+            rest.itertuples(index=False, name=None),
+            strict=True,
+        ):
+            shown.setdefault(key, []).append(repr(row))  # lists, and numbers that are missing, too
+        found: dict[str, set[tuple[Any, ...]]] = {}
+        for at, control in enumerate(self.controls):
+            others = [c.values for c in self.controls if c is not control]
+            found[control.field] = {
+                key
+                for key in itertools.product(*others)
+                if len(control.values) > 1
+                and len({tuple(shown.get((*key[:at], v, *key[at:]), ())) for v in control.values})
+                == 1
+            }
+        return found
 
     # The page
 
@@ -139,6 +196,12 @@ class Explorer:
         spec.pop("config", None)
         spec["config"] = style.vega_config()
         spec["description"] = self.alt
+        for label in _labels(spec):
+            if not re.fullmatch(r"\.[0-3]~?[gprs]|d", label.get("format", "")):
+                raise ValueError(
+                    f"explorer {self.name!r}: the text of {label['field']!r} may have more than "
+                    "three digits; write it with survey_lib.show.explorer.told"
+                )
         known = {p["name"] for p in spec.get("params", [])}
         spec["params"] = [
             *({"name": p.name, "value": _plain(c.default)}
@@ -154,6 +217,14 @@ class Explorer:
                 spec["autosize"] = {"type": "fit-x", "contains": "padding"}
         return spec
 
+    def _idle_keys(self, control: Control) -> list[str]:
+        """Places of the other controls' values, ``1,0``, at which ``control`` changes nothing."""
+        others = [c for c in self.controls if c is not control]
+        return sorted(
+            ",".join(str(c.values.index(v)) for c, v in zip(others, key, strict=True))
+            for key in self._idle[control.field]
+        )
+
     def inlined(self) -> pd.DataFrame:
         """The rows the page's chart holds, read back from its specification."""
         rows = [row for data in self.spec()["datasets"].values() for row in data]
@@ -162,7 +233,7 @@ class Explorer:
     def html(self) -> str:
         """The explorer as the page holds it: controls, chart, the numbers as a table."""
         name = f"explorer-{self.name}"
-        controls = "".join(_control_html(name, c) for c in self.controls)
+        controls = "".join(_control_html(name, c, self._idle_keys(c)) for c in self.controls)
         spec = json.dumps(self.spec(), ensure_ascii=False, allow_nan=False).replace("</", "<\\/")
         shown = self._shown(self.grid)
         rows = table(shown, caption=f"All recorded runs: {self.title}").html
@@ -229,6 +300,7 @@ class Explorer:
                 layout=widgets.Layout(width="min(30em, 95%)"),
                 **({"continuous_update": False} if control.kind == "slider" else {}),
             )
+        reasons = {c.field: widgets.HTML() for c in self.controls if self._idle[c.field]}
         output, status = widgets.Output(), widgets.HTML()
         bar = widgets.IntProgress(min=0, max=1, layout=widgets.Layout(display="none"))
         button = widgets.Button(description="Run", button_style="primary")
@@ -261,7 +333,15 @@ class Explorer:
                 button.disabled = False
                 bar.layout.display = "none"
 
+        def look() -> None:
+            for control in self.controls:
+                off = self.idle(control.field, values())
+                inputs[control.field].disabled = off
+                if control.field in reasons:
+                    reasons[control.field].value = f"<i>{escape(control.idle)}</i>" if off else ""
+
         def moved(*_: Any) -> None:
+            look()
             if self.slow:
                 status.value = "Press Run to compute these settings."
             else:
@@ -270,10 +350,12 @@ class Explorer:
         for box in inputs.values():
             box.observe(moved, names="value")
         button.on_click(compute)
+        look()
         show(self.recorded(values()))
+        rows = [w for field, box in inputs.items() for w in (box, reasons.get(field)) if w]
         row = [button] if self.slow else []
         head = widgets.HTML(f"<b>{escape(self.title)}</b>")
-        return widgets.VBox([head, *inputs.values(), *row, bar, status, output])
+        return widgets.VBox([head, *rows, *row, bar, status, output])
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         bundle: dict[str, Any] = {
@@ -307,23 +389,41 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _control_html(prefix: str, control: Control) -> str:
+def _labels(part: Any) -> Iterator[dict[str, Any]]:
+    """Text channels of a specification that write numbers."""
+    if isinstance(part, dict):
+        text = part.get("encoding", {}).get("text")
+        if isinstance(text, dict) and text.get("type") == "quantitative":
+            yield text
+        for key, value in part.items():
+            if key != "datasets":
+                yield from _labels(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _labels(value)
+
+
+def _control_html(prefix: str, control: Control, idle: Sequence[str]) -> str:
     ident = f"{prefix}-{anchor(control.field)}"
     at = list(control.values).index(control.default)
     data = escape(json.dumps([_plain(v) for v in control.values], allow_nan=False))
     words = [control.words(v) for v in control.values]
     shared = f'id="{ident}" data-param="{_parameter(control)}" data-values="{data}"'
     label = f'<label for="{ident}">{escape(control.label)}</label>'
+    why = ""
+    if idle:
+        shared += f' data-idle="{escape(json.dumps(idle))}" aria-describedby="{ident}-idle"'
+        why = f'<span class="survey-idle" id="{ident}-idle" hidden>{escape(control.idle)}</span>'
     if control.kind == "select":
         options = "".join(
             f'<option value="{i}"{" selected" if i == at else ""}>{escape(w)}</option>'
             for i, w in enumerate(words)
         )
-        return f'<div class="survey-control">{label}<select {shared}>{options}</select></div>'
+        return f'<div class="survey-control">{label}<select {shared}>{options}</select>{why}</div>'
     told = escape(json.dumps(words, ensure_ascii=False))
     return (
         f'<div class="survey-control">{label}<input type="range" {shared} data-words="{told}" '
         f'min="0" max="{len(words) - 1}" step="1" value="{at}" '
         f'aria-valuetext="{escape(words[at])}" autocomplete="off">'
-        f'<output for="{ident}">{escape(words[at])}</output></div>'
+        f'<output for="{ident}">{escape(words[at])}</output>{why}</div>'
     )

@@ -47,3 +47,33 @@ def over_seeds(df: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
         }
         rows.append(row)
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "seeds"])
+
+
+def against_dense(df: pd.DataFrame, value: str = "accuracy", dense: str = "dense") -> pd.DataFrame:
+    """Runs with their change against the dense net of their own seed.
+
+    Args:
+        df: columns ``arm``, ``seed`` and ``value``; one dense run a seed.
+        value: a share of images.
+        dense: the arm that is compared with.
+
+    Returns:
+        The runs that have the value, with a column ``change`` in points (hundredths of
+        ``value``); seeds without a dense net are left out.
+
+    Raises:
+        ValueError: a seed has two dense runs, so that it is not known which one is meant.
+    """
+    some = df[df[value].notna()]
+    base = some[some.arm == dense].set_index("seed")[value]
+    if base.index.has_duplicates:
+        twice = sorted(set(base.index[base.index.duplicated()]))
+        raise ValueError(f"against_dense: seeds {twice} have two runs of {dense!r}; choose one")
+    some = some[some.seed.isin(base.index)]
+    return some.assign(change=100 * (some[value] - some.seed.map(base)))
+
+
+def mean_over(values: Sequence[float] | pd.Series) -> pd.Series:
+    """``mean``, ``low``, ``high`` and ``seeds`` of one value a seed."""
+    df = pd.DataFrame({"value": list(values), "all": 0})
+    return over_seeds(df, ["all"], "value").iloc[0]

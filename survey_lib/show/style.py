@@ -121,6 +121,11 @@ def css(key: str) -> str:
     return f"var({look.variable}, {look.light})"
 
 
+def css_grid() -> str:
+    """The CSS value of what is faint: grids, and what is gone."""
+    return _PAGE_COLOURS[GRID]
+
+
 def line(key: str, **changes: Any) -> dict[str, Any]:
     """Arguments for ``ax.plot`` that draw a method's line; ``changes`` replace single ones."""
     look = series(key)

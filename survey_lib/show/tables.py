@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from survey_lib import files
-from survey_lib.cards.card import Card, CardError
+from survey_lib.cards.card import Card, CardError, Reported
 from survey_lib.show import page
 from survey_lib.show.markup import LIVE_STYLE, Html, anchor, escape, lead, number
 
@@ -229,12 +229,7 @@ def compare_reported(
         CardError: the card has no such table.
         ValueError: a column is missing on one side, or a key stands twice in ours.
     """
-    by_id = {r.id: r for r in card.reported}
-    if reported_id not in by_id:
-        raise CardError(
-            f"{card.slug}: no reported table {reported_id!r}; there are: {', '.join(by_id)}"
-        )
-    reported = by_id[reported_id]
+    reported = _reported(card, reported_id)
     keys = [on] if isinstance(on, str) else list(on)
     bounds = dict(interval_columns or {})
     wanted = [*keys, *columns, *(end for pair in bounds.values() for end in pair)]
@@ -290,3 +285,22 @@ def compare_reported(
         notes=notes,
         marks={("the paper", c): DAGGER for c in unsure if c in rest},
     )
+
+
+def reported_frame(card: Card, reported_id: str) -> pd.DataFrame:
+    """One of the paper's tables, as the card holds it.
+
+    Raises:
+        CardError: the card has no such table.
+    """
+    found = _reported(card, reported_id)
+    return pd.DataFrame([dict(zip(found.columns, row, strict=True)) for row in found.rows])
+
+
+def _reported(card: Card, reported_id: str) -> Reported:
+    by_id = {r.id: r for r in card.reported}
+    if reported_id not in by_id:
+        raise CardError(
+            f"{card.slug}: no reported table {reported_id!r}; there are: {', '.join(by_id)}"
+        )
+    return by_id[reported_id]

@@ -215,3 +215,61 @@ def test_a_damaged_entry_means_never_executed(book, fake_papermill):
     execute.execute(["alpha"], "quick", say=silent)
     layout.entry("alpha").write_text('{"parts": ')
     assert cache_key.explain("alpha") == ["never executed"]
+
+
+ASK = """from survey_lib.show.exercise import exercise, key_of
+question = exercise("toy 1", key_of("toy 1", 7))
+answer = ...
+question.check(answer)"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "solution", "status", "cell", "words"),
+    [
+        (ASK, "question.check(7)", "ran", None, ""),
+        (ASK, "question.check(8)", "failed", 6, "1 of the solutions are not right"),
+        (ASK, "question.check(...)", "failed", 6, "1 of the solutions are not right"),
+        (ASK, "'later'", "failed", 6, "1 exercises have 0 solutions"),
+        (ASK.replace("= ...", "= 7"), "question.check(7)", "failed", 5, "put the dots back"),
+    ],
+)
+def test_a_solution_that_is_not_right_fails_the_build(
+    book, monkeypatch, asked, solution, status, cell, words
+):
+    def run(slug, profile, cores, timeout, given, made, loaded, running):
+        """Run the code cells here, one display each, as the kernel would."""
+        names = {}
+        notebook = nbformat.read(given, as_version=4)
+        for ran in notebook.cells:
+            if ran.cell_type == "code" and ("check" in ran.source or "later" in ran.source):
+                *lines, last = ran.source.splitlines()
+                exec("\n".join(lines), names)
+                shown = eval(last, names)
+                bundle = getattr(shown, "_repr_mimebundle_", None)
+                data = bundle() if bundle else {"text/plain": repr(shown)}
+                ran.outputs = [nbformat.v4.new_output("execute_result", data)]
+        injected = code("profile = 'smoke'", "injected-parameters")
+        notebook.cells.insert(3, injected)
+        nbformat.write(notebook, made)
+        loaded.write_text(json.dumps({"modules": [], "core_seconds": 1.5}))
+
+    monkeypatch.setattr(execute, "_papermill", run)
+    book.write("alpha", chapter(code(asked), code(solution, "solution")))
+    (outcome,) = execute.execute(["alpha"], "smoke", say=silent)
+    assert (outcome.status, outcome.cell) == (status, cell)
+    assert words in outcome.error
+    assert layout.executed("alpha").exists() == (status == "ran")
+
+
+def test_check_names_chapters_whose_solutions_are_not_right(book):
+    from survey_lib.publish.solutions import check_solutions
+
+    wrong = code("question.check(8)", "solution")
+    data = {"text/html": '<p class="survey survey-check wrong">✗ not yet</p>'}
+    wrong.outputs = [nbformat.v4.new_output("display_data", data)]
+    for slug, cells in (("alpha", [wrong]), ("beta", [])):
+        layout.executed(slug).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(chapter(*cells), layout.executed(slug))
+    (finding,) = check_solutions()
+    assert finding.file == "notebooks/alpha.ipynb"
+    assert "1 of the solutions are not right" in finding.what

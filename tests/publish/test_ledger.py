@@ -8,6 +8,7 @@ from survey_lib.cards.card import Withdrawn, read_card, slugs
 from survey_lib.evidence.intervals import Interval
 from survey_lib.evidence.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Verdict
 from survey_lib.publish import disputes, ledger
+from survey_lib.show.markup import escape
 
 from .test_overview import claim, parsed
 
@@ -55,13 +56,17 @@ def test_disputed_claims_stand_side_by_side():
         "thinet": [on("thinet/tuned-beats-scratch", INCONCLUSIVE)],
         "closer_look": [on("closer_look/scratch-beats-pruned")],
     }
-    page = ledger.ledger_page(judged, {}).split("## Disputed")[1]
+    page = ledger.ledger_page(judged, {})
+    assert page.index("## Disputed") < page.index("## ThiNet")  # no reader scrolls for it
+    page = page.split("## Disputed")[1].split("\n## ")[0]
     parsed(page)
     [row] = [r for r in re.findall(r"<tr>(.*?)</tr>", page) if "scratch-beats-pruned" in r]
     assert "../notebooks/thinet.html#verdict-tuned-beats-scratch" in row
     assert "</span> reproduced" in row
     assert "</span> inconclusive" in row
     assert row.count("[+0.76, +1.44]") == 2
+    for slug, name in (("thinet", "tuned-beats-scratch"), ("closer_look", "scratch-beats-pruned")):
+        assert escape(read_card(slug).claim(name).sentence) in row
     [planned] = [r for r in re.findall(r"<tr>(.*?)</tr>", page) if "scratch-b-not-worse" in r]
     left, right = planned.split("</td><td")
     assert "tuned-beats-scratch" in left  # the side that is judged
@@ -83,7 +88,7 @@ def test_a_ledger_row_tells_how_the_other_side_stands():
         "thinet": [on("thinet/tuned-beats-scratch", INCONCLUSIVE)],
         "closer_look": [on("closer_look/scratch-beats-pruned")],
     }
-    page = ledger.ledger_page(judged, {}).split("## Disputed")[0]
+    page = ledger.ledger_page(judged, {}).split("</table>", 1)[1]  # after the disputed pairs
     row = page.split("Pruning and tuning gives")[1].split("</tr>")[0]
     assert "disputed by <a" in row
     assert "Fresh weights beat pruned ones</a>: <span" in row

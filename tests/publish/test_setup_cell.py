@@ -9,7 +9,7 @@ import pytest
 from survey_lib.publish import check_sources, layout, setup_cell
 from survey_lib.publish.layout import PublishError
 
-from .conftest import chapter, text
+from .conftest import chapter, code, text
 
 URL = "https://github.com/owner/name"
 
@@ -128,3 +128,23 @@ def test_what_is_no_repository_is_refused(book, address):
     with pytest.raises(PublishError, match="is no GitHub repository"):
         setup_cell.sync(address)
     assert layout.repository_url() == URL
+
+
+def test_sync_folds_what_only_draws_and_unfolds_the_rest(book):
+    source = chapter(
+        code("figure()", "hide-input"),
+        code("rows = []", "plumbing"),
+        code("check(7)", "solution"),
+        code("answer = ..."),
+    )
+    plain = next(c for c in source.cells if c.source == "answer = ...")
+    plain.metadata.update({"cellView": "form", "jupyter": {"source_hidden": True, "kept": 1}})
+    path = book.write("alpha", source)
+    assert path in setup_cell.sync()
+    cells = {c.source: c.metadata for c in layout.read_notebook(path).cells}
+    for folded in ("figure()", "rows = []", "check(7)"):
+        assert cells[folded]["cellView"] == "form"
+        assert cells[folded]["jupyter"] == {"source_hidden": True}
+    assert "cellView" not in cells["answer = ..."]
+    assert cells["answer = ..."]["jupyter"] == {"kept": 1}
+    assert path not in setup_cell.sync()

@@ -69,8 +69,43 @@ def test_plumbing_is_hidden_and_the_run_leaves_no_trace(book):
     assert "remove-input" in tags["'slot'"]
     assert "hide-cell" in tags["answer = 42"]
     assert set(shown.metadata) == {"kernelspec", "language_info"}
-    assert all(set(c.metadata) <= {"tags", "mystnb", "cellView"} for c in shown.cells)
+    assert all(set(c.metadata) <= {"tags", "mystnb", "cellView", "jupyter"} for c in shown.cells)
     assert execute.RECORDER not in nbformat.writes(shown)
+
+
+@pytest.mark.parametrize(
+    ("page", "tag", "words"),
+    [
+        ('<figure class="survey survey-figure">', "hide-input", "Code of this figure"),
+        ('<table class="survey-table">', "hide-input", "Code of this table"),
+        ('<div class="survey survey-explorer">', "hide-input", "Code of this explorer"),
+        ("<p>x</p>", "hide-input", "Code"),
+        ('<p class="survey survey-check right">', "solution", "Solutions"),
+    ],
+)
+def test_folded_code_has_one_line_that_says_whose_it_is(book, page, tag, words):
+    source = chapter(code("draw()", tag))
+    made = run(source)
+    (drawn,) = [c for c in made.cells if c.source == "draw()"]
+    drawn.outputs = [v4.new_output("display_data", {"text/html": page})]
+    write_executed(book, "alpha", made)
+    book.write("alpha", source)
+    (cell,) = [c for c in staged_notebook("alpha").cells if c.source == "draw()"]
+    assert cell.metadata.mystnb.code_prompt_show == words
+
+
+def test_cells_that_prepare_are_not_on_the_page_but_for_what_they_print(book):
+    source = chapter(code("rows = []", "plumbing"), code("print(rows)", "plumbing"))
+    made = run(source)
+    said = v4.new_output("stream", name="stdout", text="[]")
+    for cell in made.cells:
+        if cell.source in ("rows = []", "print(rows)"):
+            cell.outputs = [said] if "print" in cell.source else []
+    write_executed(book, "alpha", made)
+    book.write("alpha", source)
+    tags = {c.source: layout.tags(c) for c in staged_notebook("alpha").cells}
+    assert tags["rows = []"] == ["plumbing", "remove-cell"]
+    assert tags["print(rows)"] == ["plumbing", "remove-input"]
 
 
 def test_paths_widgets_and_images(book):

@@ -6,18 +6,19 @@ import pandas as pd
 import pytest
 
 from survey_lib.show import style
-from survey_lib.show.explorer import Control, Explorer, error_words
+from survey_lib.show.explorer import Control, Explorer, by_method, error_words, told
 from survey_lib.show.markup import Html
 
 GRID = pd.DataFrame(
     [
-        {"keep": k, "net": n, "method": m, "seed": s, "accuracy": 0.9 - 0.1 / k / 20 - 0.001 * s}
+        {"keep": k, "net": n, "method": m, "seed": s,
+         "accuracy": 0.9 - 0.1 / k / 20 - 0.001 * s - 0.01 * (n == "mlp")}
         for k in (1.0, 0.1, 0.05)
         for n in ("cnn", "mlp")
         for m in ("magnitude", "random")
         for s in range(3)
     ]
-)
+)  # fmt: skip
 CONTROLS = [
     Control("keep", "Parameters kept", (1.0, 0.1, 0.05), 0.1, format=lambda v: f"{100 * v:g} %"),
     Control("net", "Net </script>", ("cnn", "mlp"), "mlp", kind="select"),
@@ -195,3 +196,80 @@ def test_one_cell_serves_the_kernel_and_the_page():
     assert bundle["text/html"] == made.html()
     view = bundle["application/vnd.jupyter.widget-view+json"]
     assert view == {"version_major": 2, "version_minor": 0, "model_id": made.widget().model_id}
+
+
+# α counts for one of two methods only
+IDLE = pd.DataFrame(
+    [
+        {
+            "kind": kind,
+            "alpha": a,
+            "error": 0.1 if kind == "plain" else a,
+            "list": [1, None],
+        }
+        for kind in ("plain", "split")
+        for a in (3.0, 6.0)
+    ]
+)
+
+
+def resting(idle="Only split has a threshold."):
+    alpha = Control("alpha", "α", (3.0, 6.0), 6.0, idle=idle)
+    kind = Control("kind", "Multiply", ("plain", "split"), "plain", kind="select")
+    return explorer(
+        controls=[kind, alpha],
+        grid=IDLE,
+        chart=lambda df, params: alt.Chart(df).mark_point().encode(x="error:Q"),
+        live=lambda kind, alpha: Html(kind, kind),
+        table_columns=("kind", "alpha", "error"),
+    )
+
+
+def test_a_control_that_changes_nothing_rests_and_says_why():
+    made = resting()
+    assert made.idle("alpha", {"kind": "plain", "alpha": 3.0})
+    assert not made.idle("alpha", {"kind": "split", "alpha": 3.0})
+    assert not made.idle("kind", {"kind": "plain", "alpha": 3.0})
+    page = made.html()
+    (control,) = re.findall(r"<input[^>]*c_alpha[^>]*>", page)
+    assert 'data-idle="[&quot;0&quot;]"' in control  # the first of the kinds
+    assert "Only split has a threshold." in page
+    assert "data-idle" not in re.findall(r"<select[^>]*>", page)[0]
+
+
+def test_no_control_rests_without_a_reason():
+    with pytest.raises(ValueError, match="alpha changes nothing at some settings; say why"):
+        resting(idle="")
+
+
+def test_in_a_kernel_a_resting_control_is_disabled_until_it_counts():
+    made = resting()
+    _, kind, alpha, reason, *_ = made.widget().children
+    assert alpha.disabled
+    assert "Only split" in reason.value
+    kind.value = "split"
+    assert not alpha.disabled
+    assert reason.value == ""
+
+
+def test_words_and_labels_have_three_digits():
+    control = Control("x", "x", (0.123456, 1234.5, 4000, 2.0), 2.0)
+    assert [control.words(v) for v in control.values] == ["0.123", "1\u202f230", "4\u202f000", "2"]
+
+    def labelled(text):
+        return explorer(
+            chart=lambda df, params: alt.Chart(df).mark_text().encode(x="seed:Q", text=text)
+        )
+
+    labelled(told("accuracy")).spec()
+    labelled(told("accuracy", percent=True)).spec()
+    for loose in (alt.Text("accuracy:Q"), alt.Text("accuracy:Q", format=".1%")):
+        with pytest.raises(ValueError, match="text of 'accuracy' may have more than three digits"):
+            labelled(loose).spec()
+
+
+def test_a_method_has_its_colour_whatever_is_left_over():
+    colour = by_method("method", {"m": "magnitude", "r": "random"}).to_dict()
+    assert colour["scale"]["domain"] == ["m", "r"]
+    assert colour["scale"]["range"] == [style.css("magnitude"), style.css("random")]
+    assert colour["legend"] is None

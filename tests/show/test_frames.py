@@ -7,7 +7,7 @@ from survey_lib.evidence.records import Record, study
 from survey_lib.methods import to_prune_or_not as method
 from survey_lib.show import page
 from survey_lib.show.explorers import to_prune_or_not as chapter
-from survey_lib.show.frames import frame, over_seeds
+from survey_lib.show.frames import against_dense, frame, mean_over, over_seeds
 from survey_lib.show.source import source
 
 
@@ -87,3 +87,24 @@ def test_the_facts_hold_the_card_as_received_and_its_corrections():
     for sentence in card.corrections:
         assert page.escape(sentence) in html
     assert page.escape(card.gist.split("\n\n")[0].split("\n")[0]) in html
+
+
+def test_changes_are_against_the_dense_net_of_the_same_seed():
+    df = pd.DataFrame(
+        {
+            "arm": ["dense", "cut", "dense", "cut", "cut", "cut"],
+            "seed": [0, 0, 1, 1, 2, 0],
+            "accuracy": [0.9, 0.91, 0.8, 0.79, 0.5, float("nan")],
+        }
+    )
+    made = against_dense(df)
+    assert made.change.round(6).tolist() == [0, 1, 0, -1]  # seed 2 has no dense net to compare
+    with pytest.raises(ValueError, match=r"seeds \[1\] have two runs of 'dense'"):
+        against_dense(pd.concat([df, df[2:3]]))
+
+
+def test_the_mean_of_one_value_a_seed_has_the_interval_of_a_group():
+    row = mean_over([1, 2, 3, 4, 5])
+    assert row["mean"] == 3
+    assert row["seeds"] == 5
+    assert row["high"] - 3 == pytest.approx(2.7764 * math.sqrt(2.5 / 5), abs=1e-4)

@@ -40,6 +40,26 @@ def explorer():
     )
 
 
+def resting():
+    """α counts for one of two methods."""
+    return Explorer(
+        "rest",
+        controls=[
+            Control("kind", "Multiply", ("plain", "split"), "plain", kind="select"),
+            Control("alpha", "α", (3.0, 6.0), 6.0, idle="Only split has a threshold."),
+        ],
+        grid=pd.DataFrame(
+            [{"kind": k, "alpha": a, "y": a * (k == "split")} for k in ("plain", "split")
+             for a in (3.0, 6.0)]
+        ),
+        chart=lambda df, p: alt.Chart(df).mark_bar().encode(y="y:Q"),
+        live=lambda kind, alpha: kind,
+        title="T",
+        alt="A.",
+        caption="C.",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def browser():
     if CHROMIUM is None:
@@ -64,7 +84,7 @@ def page(browser, tmp_path):
     (tmp_path / "page.html").write_text(
         '<!doctype html><html lang="en" data-theme="light" data-content_root="./"><meta '
         'charset="utf-8"><title>x</title><link rel="stylesheet" href="_static/survey.css">'
-        f"<main>{table(df, caption='T.').html}{explorer().html()}</main>"
+        f"<main>{table(df, caption='T.').html}{explorer().html()}{resting().html()}</main>"
         '<script src="_static/survey.js"></script></html>',
         encoding="utf-8",
     )
@@ -76,9 +96,9 @@ def page(browser, tmp_path):
 
 def points(page):
     """Value and colour of each point drawn, as its label for screen readers tells."""
-    page.wait_for_selector(".survey-chart[data-drawn]")
+    page.wait_for_selector("#explorer-keep .survey-chart[data-drawn]")
     return page.eval_on_selector_all(
-        ".survey-chart .mark-symbol.role-mark path",
+        "#explorer-keep .survey-chart .mark-symbol.role-mark path",
         "all => all.map(p => [p.getAttribute('aria-label'), p.getAttribute('fill')])",
     )
 
@@ -110,7 +130,7 @@ def test_heads_sort_by_number_and_leave_gaps_last(page):
 
 def test_the_explorer_draws_the_records_and_follows_keys_and_theme(page):
     assert {tuple(p) for p in points(page)} == expected(0.5, "light")
-    slider = page.locator("input[type=range]")
+    slider = page.locator("#explorer-keep input[type=range]")
     slider.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function(
@@ -121,13 +141,28 @@ def test_the_explorer_draws_the_records_and_follows_keys_and_theme(page):
     assert slider.get_attribute("aria-valuetext") == "0.1"
     assert page.inner_text(".survey-control output") == "0.1"
     page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    page.wait_for_selector(".survey-chart[data-drawn='2']")
+    page.wait_for_selector("#explorer-keep .survey-chart[data-drawn='2']")
     assert {tuple(p) for p in points(page)} == expected(0.1, "dark"), "the theme resets nothing"
+
+
+def test_a_control_that_changes_nothing_rests_and_says_why(page):
+    page.wait_for_selector("#explorer-rest .survey-chart[data-drawn]")
+    alpha = page.locator("#explorer-rest input[type=range]")
+    reason = page.locator("#explorer-rest .survey-idle")
+    assert alpha.is_disabled()
+    assert reason.inner_text() == "Only split has a threshold."
+    assert alpha.get_attribute("aria-describedby") == reason.get_attribute("id")
+    page.select_option("#explorer-rest select", "1")
+    assert alpha.is_enabled()
+    assert not reason.is_visible()
+    page.select_option("#explorer-rest select", "0")
+    assert alpha.is_disabled()
+    assert page.locator("#explorer-keep input[type=range]").is_enabled()
 
 
 def test_without_the_chart_library_the_table_opens(page, tmp_path):
     (tmp_path / "_static" / "vendor" / "vega.js").unlink()
     page.reload()
     page.wait_for_selector("details[open]")
-    assert "table holds the same numbers" in page.inner_text(".survey-status")
-    assert page.locator(".survey-controls").is_hidden()
+    assert "table holds the same numbers" in page.inner_text("#explorer-keep .survey-status")
+    assert page.locator("#explorer-keep .survey-controls").is_hidden()

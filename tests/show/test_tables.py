@@ -5,7 +5,7 @@ import pytest
 
 from survey_lib import files
 from survey_lib.cards.card import CardError
-from survey_lib.show.tables import compare_reported, download_records, table
+from survey_lib.show.tables import compare_reported, download_records, reported_frame, table
 
 DF = pd.DataFrame(
     {
@@ -150,3 +150,11 @@ def test_compare_names_what_is_missing(opened, card):
 
 def test_the_records_can_be_downloaded(opened):
     assert 'href="../_static/records/study/a_paper.jsonl"' in download_records().html
+
+
+def test_a_table_of_the_paper_becomes_a_frame(card):
+    df = reported_frame(card, "main")
+    assert df.columns.tolist() == ["sparsity", "top-1"]
+    assert df["top-1"].tolist() == [61.5, 70.6, 69.5]
+    with pytest.raises(CardError, match="no reported table 'other'; there are: main, sure"):
+        reported_frame(card, "other")

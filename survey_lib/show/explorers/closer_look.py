@@ -8,7 +8,7 @@ import pandas as pd
 from survey_lib.evidence.records import Record
 from survey_lib.experiments import closer_look as experiment
 from survey_lib.show import style
-from survey_lib.show.explorer import Control, Explorer
+from survey_lib.show.explorer import Control, Explorer, by_method, told
 from survey_lib.show.figure import Figure, figure, panels
 from survey_lib.tasks.dense import first_net
 from survey_lib.tasks.task import load_task
@@ -22,6 +22,11 @@ RANKS = {
     "random": ("random", 0.0),
 }
 """What a reader chooses → criterion and β."""
+COLOURS = {
+    name: "magnitude" if criterion.startswith("l1") else criterion
+    for name, (criterion, _) in RANKS.items()
+}
+"""What a reader chooses → series of the style."""
 
 
 def grid(recorded: Sequence[Record]) -> pd.DataFrame:
@@ -53,7 +58,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     """Channels left in each block, accuracy and costs along the run, the score that went last."""
     run = alt.Chart(rows).transform_filter(alt.datum["rank"] == chosen["rank"])
     here = run.transform_filter(alt.datum.removed == chosen["removed"])
-    colour = alt.value(style.css("fisher"))
+    colour = by_method("rank", COLOURS)
     blocks = here.transform_flatten(["block", "kept", "of"])
     y = alt.Y("block:N", title=None)
     whole = blocks.mark_bar(fillOpacity=0, strokeWidth=1, stroke=style.css("dense")).encode(
@@ -61,31 +66,29 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     )
     left = blocks.mark_bar().encode(x="kept:Q", y=y, color=colour)
     number = blocks.mark_text(align="left", dx=5, fontWeight="bold").encode(
-        x="of:Q", y=y, text="kept:Q"
+        x="of:Q", y=y, text=told("kept")
     )
     x = alt.X("removed:Q", title="channels removed", scale=alt.Scale(nice=False))
 
     def along(
-        value: str, title: str, form: str, scale: alt.Scale
+        value: str, title: str, scale: alt.Scale, *, percent: bool = True
     ) -> alt.LayerChart | alt.FacetChart:
-        axis = alt.Axis(format=form, tickCount=5)
+        axis = alt.Axis(format=".0%" if percent else "~g", tickCount=5)
         y = alt.Y(f"{value}:Q", title=title, axis=axis, scale=scale)
         line = run.mark_line().encode(x=x, y=y, color=colour)
         at = here.encode(x=x, y=y, color=colour)
         return alt.layer(
             line,
             at.mark_point(filled=True, size=130, opacity=1),
-            at.mark_text(dy=-15, fontWeight="bold").encode(
-                text=alt.Text(f"{value}:Q", format=form)
-            ),
+            at.mark_text(dy=-15, fontWeight="bold").encode(text=told(value, percent=percent)),
         )
 
     share = alt.Scale(domain=[0, 1.12], nice=False)
     return alt.vconcat(
         alt.layer(whole, left, number).properties(height=90, width=300),
-        along("accuracy", "validation accuracy", ".0%", share).properties(height=130, width=300),
-        along("macs", "share of MACs left", ".0%", share).properties(height=130, width=300),
-        along("score", "score of the last to go", "~g", alt.Scale(zero=True)).properties(
+        along("accuracy", "validation accuracy", share).properties(height=130, width=300),
+        along("macs", "share of MACs left", share).properties(height=130, width=300),
+        along("score", "score of the last to go", alt.Scale(zero=True), percent=False).properties(
             height=110, width=300
         ),
     )
@@ -139,7 +142,7 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
             Control(
                 "rank", "The smallest goes, by", tuple(RANKS), next(iter(RANKS)), kind="select"
             ),
-            Control("removed", "Channels removed", tuple(stops), stops[len(stops) // 2]),
+            Control("removed", "Channels removed", tuple(stops), stops[3 * len(stops) // 4]),
         ],
         grid=rows,
         chart=chart,

@@ -12,7 +12,7 @@ from survey_lib.experiments import group_fisher as experiment
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.show import style
-from survey_lib.show.explorer import Control, Explorer
+from survey_lib.show.explorer import Control, Explorer, told
 from survey_lib.show.figure import Figure, figure, panels
 from survey_lib.tasks.dense import dense_net, seeded
 
@@ -62,7 +62,6 @@ def grid(recorded: Sequence[Record]) -> pd.DataFrame:
                             "saving": saving,
                             "alpha": alpha,
                             "mark": point["mark"],
-                            "path": f"{coupled} {saving} {alpha}",
                             "place": list(PLACES.values()),
                             "left": [round(point["kept"][g] / sizes[g], 3) for g in PLACES],
                             "units": [f"{point['kept'][g]} of {sizes[g]}" for g in PLACES],
@@ -101,14 +100,14 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         )
         faint = alt.value(style.css("oneshot"))
         others = base.mark_line(opacity=0.3, strokeWidth=1).encode(
-            x=share, y=y, detail="path:N", color=faint
+            x=share, y=y, detail=["coupled:N", "saving:N", "alpha:N"], color=faint
         )
         drawn = path.mark_line().encode(x=share, y=y, color=colour)
         point = here.mark_point(filled=True, size=130, opacity=1).encode(x=share, y=y, color=colour)
-        told = here.mark_text(dy=-14, fontWeight="bold").encode(
-            x=share, y=y, text=alt.Text(f"{value}:Q", format=".1%"), color=colour
+        words = here.mark_text(dy=-14, fontWeight="bold").encode(
+            x=share, y=y, text=told(value, percent=True), color=colour
         )
-        return alt.layer(others, drawn, point, told).properties(height=150, width=300)
+        return alt.layer(others, drawn, point, words).properties(height=150, width=300)
 
     low = float(min(rows.activations.min(), 0.5)) - 0.03
     worst = float(rows.accuracy.min()) - 0.02
@@ -158,9 +157,18 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         "path",
         controls=[
             Control("coupled", "Prune", tuple(COUPLED), next(iter(COUPLED)), kind="select"),
-            Control("saving", "Δ counts", tuple(SAVING), next(iter(SAVING)), kind="select"),
+            Control(
+                "saving",
+                "Δ counts",
+                tuple(SAVING),
+                next(iter(SAVING)),
+                kind="select",
+                idle="With α = 0 scores are divided by nothing, whatever Δ counts.",
+            ),
             Control("alpha", "Exponent α", experiment.ALPHAS, 1.0, format="{:.1f}".format),
-            Control("mark", "MACs left", experiment.MARKS, experiment.HALF, format="{:.0%}".format),
+            Control(
+                "mark", "MACs left", experiment.MARKS, experiment.QUARTER, format="{:.0%}".format
+            ),
         ],
         grid=grid(recorded),
         chart=chart,

@@ -8,7 +8,7 @@ import pandas as pd
 from survey_lib.evidence.records import Record
 from survey_lib.experiments import llm_int8 as experiment
 from survey_lib.show import style
-from survey_lib.show.explorer import Control, Explorer
+from survey_lib.show.explorer import Control, Explorer, by_method, told
 from survey_lib.show.figure import Figure, figure, panels
 
 WORDS = {
@@ -19,6 +19,10 @@ WORDS = {
     experiment.LLM: "LLM.int8()",
 }
 """Row of the table → what a reader chooses."""
+COLOURS = {WORDS[experiment.ABSMAX]: "oneshot", WORDS[experiment.ZEROPOINT]: "oneshot"}
+COLOURS |= {WORDS[experiment.ROW]: "magnitude", WORDS[experiment.VECTOR]: "magnitude"}
+COLOURS |= {WORDS[experiment.LLM]: "int8"}
+"""What a reader chooses → series of the style, as in the chapter's figures."""
 
 
 def grid(recorded: Sequence[Record]) -> pd.DataFrame:
@@ -34,7 +38,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         (alt.datum.kind == chosen["kind"]) & (alt.datum.alpha == chosen["alpha"])
     )
     here = curve.transform_filter(alt.datum.scale == chosen["scale"])
-    colour = alt.value(style.css("int8"))
+    colour = by_method("kind", COLOURS)
     span = alt.Scale(domain=[-2, 2], nice=False, clamp=True)
     values = here.transform_flatten(["value", "rounded"])
     x = alt.X("value:Q", title="value of an ordinary feature", scale=span)
@@ -54,16 +58,14 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         axis=alt.Axis(values=list(experiment.SCALES), format="d"),
     )
 
-    def along(
-        value: str, title: str, form: str, scale: alt.Scale
-    ) -> alt.LayerChart | alt.FacetChart:
-        y = alt.Y(f"{value}:Q", title=title, scale=scale, axis=alt.Axis(format=form, tickCount=4))
+    def along(value: str, title: str, scale: alt.Scale) -> alt.LayerChart | alt.FacetChart:
+        y = alt.Y(f"{value}:Q", title=title, scale=scale, axis=alt.Axis(format="~%", tickCount=4))
         at = here.encode(x=size, y=y, color=colour)
         return alt.layer(
             curve.mark_line().encode(x=size, y=y, color=colour),
             at.mark_point(filled=True, size=130, opacity=1),
-            at.mark_text(dy=-14, fontWeight="bold").encode(
-                text=alt.Text(f"{value}:Q", format=form)
+            at.mark_text(dx=6, dy=-14, align="right", fontWeight="bold").encode(
+                text=told(value, percent=True)
             ),
         )
 
@@ -71,10 +73,10 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     return alt.vconcat(
         alt.layer(line, points, levels).properties(height=230, width=260),
         along(
-            "error", "error of the product", ".1%", alt.Scale(domain=[0, 1.25 * top], nice=False)
+            "error", "error of the product", alt.Scale(domain=[0, 1.25 * top], nice=False)
         ).properties(height=130, width=260),
         along(
-            "in_16_bit", "features in 16 bits", ".1%",
+            "in_16_bit", "features in 16 bits",
             alt.Scale(domain=[0, 1.25 * max(share, 0.04)], nice=False),
         ).properties(height=110, width=260),
     )  # fmt: skip
@@ -115,8 +117,9 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         controls=[
             Control("kind", "Multiply", tuple(WORDS.values()), WORDS[experiment.VECTOR],
                     kind="select"),
-            Control("scale", "Outliers ×", experiment.SCALES, experiment.MIDDLE),
-            Control("alpha", "α (LLM.int8() only)", experiment.ALPHAS, 6.0, format="{:g}".format),
+            Control("scale", "Outliers ×", experiment.SCALES, max(experiment.SCALES)),
+            Control("alpha", "α", experiment.ALPHAS, 6.0, format="{:g}".format,
+                    idle="Only LLM.int8() has a threshold."),
         ],
         grid=grid(recorded),
         chart=chart,
@@ -125,9 +128,9 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         alt="Three charts: ordinary values of one token before and after the grid, on a staircase; "
         "the error of the product and the share of features in 16 bits against the size of the "
         "planted outliers.",
-        caption="Let the outliers grow under the vector-wise grid: the staircase gets coarser, "
-        "until most ordinary values are zero. Then choose LLM.int8(): the outliers leave, and the "
-        "stairs are fine again, as long as they reach α. One linear layer of the shipped character "
+        caption="Outliers this large leave ordinary values a few stairs. Choose LLM.int8(): the "
+        "outliers leave, and the stairs are fine again, as long as the outliers reach α. Or let "
+        "them shrink under the vector-wise grid. One linear layer of the shipped character "
         f"model, {experiment.FEATURES} planted features of 128.",
         table_columns={
             "kind": "method",

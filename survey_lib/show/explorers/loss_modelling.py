@@ -12,13 +12,15 @@ from survey_lib.evidence.records import Record
 from survey_lib.experiments import loss_modelling as experiment
 from survey_lib.methods import loss_modelling as method
 from survey_lib.show import style
-from survey_lib.show.explorer import Control, Explorer
+from survey_lib.show.explorer import Control, Explorer, by_method, told
 from survey_lib.show.figure import Figure, figure, keep_axis, label_ends, panels
 from survey_lib.tasks.dense import dense_net, seeded
 
 NAMES = {"LM": "linear model (LM)", "QM": "quadratic model (QM)", "OBD": "optimal brain damage"}
 LAYERS = {"1.weight": "784 → 300", "3.weight": "300 → 100", "5.weight": "100 → 10"}
-CURVES = {"true": "true", "predicted": "predicted"}
+CURVES = ("true", "predicted")
+COLOURS = {name: "fisher" if short == "OBD" else "loss_models" for short, name in NAMES.items()}
+"""Model of the loss → series of the style; OBD scores by the Fisher information."""
 SEED = 0
 
 
@@ -64,8 +66,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     here = alt.datum.part != ""
     for field, parameter in chosen.items():
         here = here & (alt.datum[field] == parameter)
-    base, model = alt.Chart(rows), style.css("loss_models")
-    ink = style.css("dense")
+    base, model = alt.Chart(rows), by_method("criterion", COLOURS)
     paths = rows[rows.part == "path"]
     left = float(paths.x.min())
     kept = alt.X(
@@ -73,7 +74,8 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         title="fraction of weights kept",
         axis=alt.Axis(format=".0%", values=[1, 0.3, 0.1, 0.03, 0.012]),
     ).scale(type="log", domain=[left * 0.97, 1], nice=False, reverse=True)
-    colour = alt.Color("curve:N", title=None).scale(domain=list(CURVES), range=[ink, model])
+    # the legend shows the dashes alone, so that it stays as it is when the model changes
+    colour = alt.condition("datum.curve == 'true'", alt.value(style.css("dense")), model)
     along = (
         base.transform_filter((alt.datum.part == "path") & here)
         .mark_line()
@@ -93,7 +95,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     bars = layers.mark_bar(height=14).encode(
         x=alt.X("x:Q", title="weights left in the layer").scale(domain=[0, widest]),
         y=alt.Y("curve:N", title=None, sort=list(LAYERS.values())),
-        color=alt.value(model),
+        color=model,
     )
     runs = base.transform_filter(
         (alt.datum.part == "layer") & (alt.datum.curve == LAYERS["5.weight"])
@@ -111,8 +113,8 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         bars.properties(height=80, width=245),
         alt.layer(
             cloud,
-            point.encode(color=alt.value(model)),
-            label.encode(text=alt.Text("accuracy:Q", format=".1%"), color=alt.value(model)),
+            point.encode(color=model),
+            label.encode(text=told("accuracy", percent=True), color=model),
         ).properties(height=150, width=245),
     )
 
@@ -159,7 +161,7 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         "locality",
         controls=[
             Control("criterion", "Model of the loss", tuple(NAMES.values()), NAMES["LM"], "select"),
-            Control("pi", "Steps π", experiment.STEPS["mlp"], 14),
+            Control("pi", "Steps π", experiment.STEPS["mlp"], 1),
             Control("lam", "Penalty λ", experiment.PENALTIES["mlp"], 0.0, format=penalty_words),
         ],
         grid=grid(recorded),

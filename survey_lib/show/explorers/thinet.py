@@ -11,7 +11,7 @@ from survey_lib.experiments import thinet as experiment
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.methods.thinet.rows import calibration_images, sample_rows
 from survey_lib.show import style
-from survey_lib.show.explorer import Control, Explorer
+from survey_lib.show.explorer import Control, Explorer, told
 from survey_lib.show.figure import Figure, figure, panels
 from survey_lib.tasks.dense import first_net, seeded
 from survey_lib.tasks.task import load_task
@@ -76,10 +76,9 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
             color=alt.Color(
                 "fate:N",
                 scale=alt.Scale(
-                    domain=["stays", "goes"], range=[style.css("thinet"), style.css("oneshot")]
+                    domain=["stays", "goes"], range=[style.css("thinet"), style.css_grid()]
                 ),
             ),
-            opacity=alt.condition("datum.stays == 1", alt.value(1), alt.value(0.22)),
         )
     )
     share = alt.X("r:Q", title="share of the layer's filters kept", axis=alt.Axis(format="%"))
@@ -103,7 +102,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         point = point.encode(x=share, y=alt.Y(f"{value}:Q"), color=colour)
         aside = 30 if value == "accuracy" else -26  # where the curve is not
         words = here.mark_text(dx=aside, dy=-10, fontWeight="bold").encode(
-            x=share, y=alt.Y(f"{value}:Q"), text=alt.Text(f"{value}:Q", format=".1%"), color=colour
+            x=share, y=alt.Y(f"{value}:Q"), text=told(value, percent=True), color=colour
         )
         layers = [drawn, point, words]
         if value == "accuracy":
@@ -166,7 +165,7 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
             Control(
                 "layer", "Layer", tuple(names.values()), names[experiment.EXPLORED], kind="select"
             ),
-            Control("r", "Share kept", experiment.EXPLORER_SHARES, 0.5, format="{:.0%}".format),
+            Control("r", "Share kept", experiment.EXPLORER_SHARES, 0.4, format="{:.0%}".format),
             Control("m", "Rows sampled", tuple(SIZES), 4000, format="{:,}".format),
         ],
         grid=grid(recorded),

@@ -11,7 +11,7 @@ from survey_lib.evidence.records import Record
 from survey_lib.experiments.context import measure
 from survey_lib.experiments.to_prune_or_not import study
 from survey_lib.show import style
-from survey_lib.show.explorer import Control, Explorer
+from survey_lib.show.explorer import Control, Explorer, told
 from survey_lib.show.figure import Figure, figure, panels
 
 WINDOWS = {(0.05, 0.3): "early", (0.15, 0.6): "middle", (0.5, 0.95): "late"}
@@ -87,7 +87,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         alt.layer(
             cloud,
             point.encode(color=colour),
-            label.encode(text=alt.Text("accuracy:Q", format=".1%"), color=colour),
+            label.encode(text=told("accuracy", percent=True), color=colour),
         ).properties(height=170),
         alt.layer(whole, kept).properties(height=80),
     )
@@ -146,9 +146,9 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
                 format=lambda share: f"{100 * share:g} %",
             ),
             Control(
-                "exponent", "Bend of the schedule", tuple(BENDS), 3.0, format=BENDS.__getitem__
+                "exponent", "Bend of the schedule", tuple(BENDS), 1.0, format=BENDS.__getitem__
             ),
-            Control("window", "When it prunes", tuple(WINDOWS.values()), "middle"),
+            Control("window", "When it prunes", tuple(WINDOWS.values()), "late"),
         ],
         grid=grid(recorded),
         chart=chart,
@@ -157,7 +157,8 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         title="How would you prune it?",
         alt="Three charts: the sparsity over training, accuracy and bytes of the chosen run "
         "among all recorded runs, and the weights kept in each layer.",
-        caption="Slide to the smallest size, then move the window. Recorded runs of the medium "
-        "convolutional net, seed 0; faint points are all recorded settings.",
+        caption="A straight cut, late and deep, is the worst of all: bend it, or let it begin "
+        "earlier. Recorded runs of the medium convolutional net, seed 0; faint points are all "
+        "recorded settings.",
         table_columns={c: c for c in ("keep", "exponent", "window", "accuracy", "bytes")},
     )
