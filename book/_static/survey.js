@@ -196,7 +196,7 @@
 
   function start() {
     document.querySelectorAll("table.survey-table").forEach(makeSortable);
-    watchScroll(".survey-scroll, .survey-chart");
+    watchScroll(".survey-scroll, .survey-more, .survey-chart, .pst-scrollable-table-container");
     // wide equations scroll as well, once they are set
     window.addEventListener("load", function () {
       var ready = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
