@@ -85,6 +85,16 @@ class Withdrawn:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Something that is done otherwise here than in the paper."""
+
+    what: str
+    """What is done here, and what the paper does, in one sentence."""
+    why: str
+    """Why, in one sentence."""
+
+
+@dataclass(frozen=True)
 class Reported:
     """One table or figure of the paper, as data."""
 
@@ -130,6 +140,10 @@ class Card:
     gist: str
     withdrawn: tuple[Withdrawn, ...] = ()
     """Claims that were judged and then replaced."""
+    faithful: tuple[str, ...] = ()
+    """What is done as the paper does it, in sentences for a reader; empty while planned."""
+    differs: tuple[Difference, ...] = ()
+    """What is done otherwise, and why."""
     extras: tuple[str, ...] = ()
     """Extras of the package that the chapter needs, as ``llm``."""
     download_bytes: int = 0
@@ -211,8 +225,10 @@ def parse_card(text: str, name: str, slug: str | None = None) -> Card:
     gist = parts[1].strip()
     if not gist:
         raise CardError(f"{name}: the gist (text after the front matter) is empty")
-    front.setdefault("withdrawn", [])
-    for field, kind in (("claims", Claim), ("reported", Reported), ("withdrawn", Withdrawn)):
+    lists = {"claims": Claim, "reported": Reported, "withdrawn": Withdrawn, "differs": Difference}
+    for field in ("withdrawn", "differs"):
+        front.setdefault(field, [])
+    for field, kind in lists.items():
         rows = enumerate(_list(front, field, name))
         front[field] = tuple(_build(kind, row, f"{name}: {field}[{i}]") for i, row in rows)
     card = _build(Card, front | {"gist": gist}, name)

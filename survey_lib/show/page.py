@@ -147,12 +147,28 @@ def card_panel(
 
 
 def facts_panel(card: Card | None = None) -> Html:
-    """The paper's facts, our scale beside the paper's, and the badges, on their own."""
+    """The paper's facts, scales, badges, and what is done as in the paper and what otherwise."""
     card = card or read_card(current_slug())
     return Html(
         f'{LIVE_STYLE}<div class="survey survey-card">{paper_facts(card)}{_badges(card)}'
-        f"{_card_text(card)}</div>",
+        f"{_card_text(card)}{differences(card)}</div>",
         f"{card.title}. {', '.join(card.authors)}, {card.year}\n{card.scale}",
+    )
+
+
+def differences(card: Card) -> str:
+    """HTML of the box *faithful / differs here and why*; empty for a card that says nothing yet."""
+    if not (card.faithful or card.differs):
+        return ""
+    same = "".join(f"<li>{escape(line)}</li>" for line in card.faithful)
+    other = "".join(
+        f'<li>{escape(one.what)} <span class="why">{escape(one.why)}</span></li>'
+        for one in card.differs
+    )
+    return (
+        '<div class="survey-faithful">'
+        f'<section><p class="head">Faithful to the paper</p><ul>{same}</ul></section>'
+        f'<section><p class="head">Differs here, and why</p><ul>{other}</ul></section></div>'
     )
 
 

@@ -38,7 +38,7 @@ def add(cell):
         ),
         (lambda nb: nb.metadata.update(widgets={}), "notes of a run"),
         (lambda nb: nb.cells[-1].metadata.update(papermill={}), "notes of a run"),
-        (lambda nb: nb.cells.extend(text("x") for _ in range(31)), "more than 34"),
+        (lambda nb: nb.cells.extend(text("x") for _ in range(31)), "more than 36"),
         (lambda nb: nb.cells[1].update(source="import sys"), "set-up cell"),
         (lambda nb: nb.cells.insert(0, code("1")), "set-up cell"),
         (lambda nb: nb.cells.pop(1), "set-up cell"),

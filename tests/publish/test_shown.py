@@ -53,7 +53,7 @@ def test_markdown_comes_from_the_source_and_outputs_from_the_run(book):
     assert words == ["# A title", "new words", "a paragraph more"]
     codes = [c.source for c in shown.cells if c.cell_type == "code"]
     assert codes[1:4] == ["'slot'", 'profile = "quick"', 'profile = "smoke"']
-    assert codes[4:] == ["1 + 1", "'explorer'", "'hero'"]
+    assert codes[4:] == ["1 + 1", "'drawing'", "'explorer'", "'hero'"]
     assert [c.execution_count for c in shown.cells if c.cell_type == "code"][-1] == 1
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from survey_lib import files
+from survey_lib.cards.card import Difference, read_card
+from survey_lib.publish import layout
 from survey_lib.show import page
 
 from .conftest import verdict
@@ -75,6 +77,24 @@ def test_the_panel_holds_the_papers_facts(opened, card, verdicts):
     facts = page.facts_panel(card).html
     assert "arxiv.org" in facts
     assert '<ul class="survey-strip">' not in facts
+
+
+def test_the_box_says_what_is_faithful_and_what_differs(opened, card):
+    assert "survey-faithful" not in page.facts_panel(card).html  # the card says nothing
+    told = replace(card, faithful=("As <b>printed</b>.",), differs=(Difference("Less.", "Time."),))
+    html = page.facts_panel(told).html
+    box = html[html.index('<div class="survey-faithful">') :]
+    assert "<li>As &lt;b&gt;printed&lt;/b&gt;.</li>" in box
+    assert '<li>Less. <span class="why">Time.</span></li>' in box
+
+
+@pytest.mark.parametrize("slug", layout.chapters())
+def test_every_chapters_card_fills_the_box(slug):
+    card = read_card(slug)
+    assert len(card.faithful) >= 3
+    assert len(card.differs) >= 3
+    for line in (*card.faithful, *(part for one in card.differs for part in (one.what, one.why))):
+        assert line.endswith("."), line
 
 
 def test_badges_lead_to_this_repository(opened, card, verdicts, monkeypatch, tmp_path):
