@@ -113,6 +113,11 @@
       input.parentNode.querySelector("output").textContent = words;
     }
 
+    function tooWide() {
+      var over = chart.querySelector("svg").getBoundingClientRect().width - width;
+      return over > 1 || over < -1 ? over : 0;
+    }
+
     function draw(settled) {
       var mine = (turn += 1);
       var themed = resolve(spec, getComputedStyle(document.documentElement));
@@ -136,9 +141,8 @@
         if (mine !== turn) { result.finalize(); return; }
         if (shown) shown.finalize();
         shown = result;
-        var over = chart.querySelector("svg").getBoundingClientRect().width - width;
-        if (stacked && !settled && Math.abs(over) > 1) {
-          beside += over; // how much room the axes take is known only now
+        if (stacked && !settled && tooWide()) {
+          beside += tooWide(); // how much room the axes take is known only now
           return draw(true);
         }
         chart.style.minHeight = "";
@@ -156,7 +160,11 @@
       tell(input);
       input.addEventListener("input", function () {
         tell(input);
-        if (shown) shown.view.signal(input.dataset.param, state(input)).runAsync().catch(fail);
+        if (!shown) return;
+        shown.view.signal(input.dataset.param, state(input)).runAsync().then(function () {
+          // other labels may take more room beside a stack, which does not shrink by itself
+          if (stacked && tooWide()) return draw();
+        }).catch(fail);
       });
     });
     if (fluid && window.ResizeObserver) {

@@ -131,6 +131,30 @@ def figure(
     return Figure(name, alt, caption, html, png, paths)
 
 
+def inline_figure(
+    wide: MplFigure, narrow: MplFigure, prefix: str, *, alt: str, caption: str
+) -> str:
+    """HTML of a figure that stands in a page made without a notebook; no file is kept.
+
+    Args:
+        wide: for a screen that has room.
+        narrow: for a phone.
+        prefix: begins the ids of its parts; unique in the page.
+        alt: what it shows, in words.
+        caption: first what to see, then what is drawn.
+    """
+    shown = []
+    for fig, name in ((wide, prefix), (narrow, f"{prefix}-n")):
+        fit_words(fig)
+        shown.append(adaptive_svg(_draw(fig, name)[0], name, alt))
+        plt.close(fig)
+    return (
+        f'<figure class="survey survey-figure"><div class="survey-scroll">{shown[0]}</div>'
+        f'<div class="survey-stacked" style="display:none">{shown[1]}</div>'
+        f"<figcaption>{lead(caption)}</figcaption></figure>"
+    )
+
+
 def _draw(fig: MplFigure, salt: str) -> tuple[str, bytes]:
     """The figure as SVG text and PNG bytes; the same figure gives the same bytes."""
     svg, png = io.BytesIO(), io.BytesIO()
