@@ -62,9 +62,12 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         return alt.layer(
             curve.mark_line().encode(x=size, y=y, color=colour),
             at.mark_point(filled=True, size=130, opacity=1),
-            at.mark_text(dy=-14, fontWeight="bold").encode(
-                text=alt.Text(f"{value}:Q", format=form)
-            ),
+            # beside the axis a centred number would lie on the axis's own
+            at.mark_text(
+                dy=-14,
+                fontWeight="bold",
+                align={"expr": "datum.scale < 2 ? 'left' : datum.scale > 32 ? 'right' : 'center'"},
+            ).encode(text=alt.Text(f"{value}:Q", format=form)),
         )
 
     top, share = (max(rows[column]) for column in ("error", "in_16_bit"))
