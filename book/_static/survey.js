@@ -202,7 +202,20 @@
     document.head.appendChild(script);
   }
 
+  // Paper has no folds: what tells the paper in a minute and the tables of times is printed open.
+  function unfoldForPrint() {
+    var folds = [];
+    window.addEventListener("beforeprint", function () {
+      folds = Array.from(document.querySelectorAll(".survey-gist:not([open]), .survey-timings:not([open])"));
+      folds.forEach(function (fold) { fold.open = true; });
+    });
+    window.addEventListener("afterprint", function () {
+      folds.forEach(function (fold) { fold.open = false; });
+    });
+  }
+
   function start() {
+    unfoldForPrint();
     document.querySelectorAll("table.survey-table").forEach(makeSortable);
     watchScroll(".survey-scroll, .survey-more, .survey-chart, .pst-scrollable-table-container");
     // wide equations scroll as well, once they are set

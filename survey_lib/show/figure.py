@@ -33,7 +33,7 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _NARROW = 0.8
 """On a narrow screen one figure point is at least this many px; below, the box scrolls."""
-HERO_PANEL_INCHES = 2.9
+HERO_PANEL_INCHES = 3.1
 """On a phone a panel of the main figure is no higher: the figure belongs on the first screens."""
 _END, _THINNED = "survey-line-end", "survey-thinned"
 _LABELLED: WeakKeyDictionary[Axes, tuple[list[Line2D], float]] = WeakKeyDictionary()
