@@ -6,7 +6,7 @@ from survey_lib.cards.card import GROUPS, WHEN, Card
 from survey_lib.show.drawing import INK, MUTED, PAPER, rule, words
 from survey_lib.show.markup import escape
 
-SIGNS = dict(zip(WHEN, "●▲■◆", strict=True))
+SIGNS: dict[str, str] = dict(zip(WHEN, "●▲■◆", strict=True))
 """How the caption shows the mark of each time."""
 _READY = "var(--s-magnitude, #4477aa)"
 _ROW, _HEAD, _TOP, _BOTTOM, _SIDE = 25, 27, 26, 4, 22
