@@ -9,6 +9,19 @@ STAMP  := $(VENV)/.installed
 UV     := $(shell command -v uv 2>/dev/null)
 PROFILE ?= quick
 
+# the progress of an installation goes through a filter, which must not hide a failure
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
+# pip's own account of a first installation is a thousand lines, and its quiet one is none
+PROGRESS = awk ' \
+  /^Collecting / { if (++seen % 50 == 0) say("looked up " seen " packages") } \
+  /^ *(Downloading|Using cached) / && !/\.metadata/ { \
+    sub(/^ */, ""); sub(/https?:[^ ]*\//, ""); say(++got ". " $$0) } \
+  /^Installing collected packages/ { say("installing " gsub(/,/, ",") + 1 " packages: a minute or two") } \
+  /^Successfully installed/ { say("installed") } \
+  function say(words) { print "  " words; fflush() }'
+
 .DEFAULT_GOAL := help
 .PHONY: help install verify book test test-site test-lab test-colab test-slow mutate serve lint format bench lock clean study
 
@@ -18,12 +31,15 @@ help:  ## this list
 install: $(STAMP)  ## make .venv and install everything
 
 $(STAMP): pyproject.toml constraints.txt
+	@echo "Installing this project and its tools into $(VENV): on Linux about 5.5 GB the first time,"
+	@echo "most of it torch's; some minutes. Nothing outside this folder is changed."
 ifneq ($(UV),)
-	test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV)
-	uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
+	@test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV)
+	@uv pip install --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
 else
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@test -x $(BIN)/python || { echo "  making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check \
+	  -c constraints.txt -e '.[$(EXTRAS)]' | $(PROGRESS)
 endif
 	@touch $@
 
@@ -35,10 +51,12 @@ book: $(STAMP)  ## execute the chapters, build and check the site, print its pat
 	$(BIN)/survey build --profile $(PROFILE)
 
 test: $(STAMP)  ## library, oracles, runner, one chapter through the whole line
+	@echo "Testing on two cores: about 12 minutes. Each dot is a test that passed."
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow and not site and not colab"
 
 test-site: $(STAMP)  ## browser tests of the built site (after make book; needs chromium)
+	@echo "Testing the built site in a browser: about 10 minutes."
 	$(BIN)/python -m pytest -q -n 2 -m site tests/site
 
 test-lab: $(STAMP)  ## every chapter in a real JupyterLab, slider and all (needs chromium)

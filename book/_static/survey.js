@@ -124,6 +124,11 @@
       });
     }
 
+    function tooWide() {
+      var over = chart.querySelector("svg").getBoundingClientRect().width - width;
+      return over > 1 || over < -1 ? over : 0;
+    }
+
     function draw(settled) {
       var mine = (turn += 1);
       var themed = resolve(spec, getComputedStyle(document.documentElement));
@@ -147,9 +152,8 @@
         if (mine !== turn) { result.finalize(); return; }
         if (shown) shown.finalize();
         shown = result;
-        var over = chart.querySelector("svg").getBoundingClientRect().width - width;
-        if (stacked && !settled && Math.abs(over) > 1) {
-          beside += over; // how much room the axes take is known only now
+        if (stacked && !settled && tooWide()) {
+          beside += tooWide(); // how much room the axes take is known only now
           return draw(true);
         }
         chart.style.minHeight = "";
@@ -168,7 +172,11 @@
       input.addEventListener("input", function () {
         tell(input);
         rest();
-        if (shown) shown.view.signal(input.dataset.param, state(input)).runAsync().catch(fail);
+        if (!shown) return;
+        shown.view.signal(input.dataset.param, state(input)).runAsync().then(function () {
+          // other labels may take more room beside a stack, which does not shrink by itself
+          if (stacked && tooWide()) return draw();
+        }).catch(fail);
       });
     });
     if (fluid && window.ResizeObserver) {
@@ -207,9 +215,22 @@
     document.head.appendChild(script);
   }
 
+  // Paper has no folds: what tells the paper in a minute and the tables of times is printed open.
+  function unfoldForPrint() {
+    var folds = [];
+    window.addEventListener("beforeprint", function () {
+      folds = Array.from(document.querySelectorAll(".survey-gist:not([open]), .survey-timings:not([open])"));
+      folds.forEach(function (fold) { fold.open = true; });
+    });
+    window.addEventListener("afterprint", function () {
+      folds.forEach(function (fold) { fold.open = false; });
+    });
+  }
+
   function start() {
+    unfoldForPrint();
     document.querySelectorAll("table.survey-table").forEach(makeSortable);
-    watchScroll(".survey-scroll, .survey-chart");
+    watchScroll(".survey-scroll, .survey-more, .survey-chart, .pst-scrollable-table-container");
     // wide equations scroll as well, once they are set
     window.addEventListener("load", function () {
       var ready = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;

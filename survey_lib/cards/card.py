@@ -4,6 +4,7 @@ A card is ``survey_lib/cards/<slug>.md``: YAML front matter between two ``---`` 
 gist in the project's own words. A missing or unknown field is an error that names file and field.
 """
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -17,6 +18,17 @@ FOLDER = Path(__file__).resolve().parent
 PROFILES = ("smoke", "quick", "study", "full")
 GROUPS = ("Pruning weights", "Pruning channels", "Bits", "Adapters and language models")
 """What the papers take away, in the order of the book's map."""
+WHEN = ("while it trains", "after training", "while it is tuned", "whenever it runs")
+"""When a net is made smaller, seen from its training."""
+SITUATIONS = {
+    "faster": "A vision net has to run faster on a processor.",
+    "file": "A file has to be smaller.",
+    "memory": "A language model takes too much memory.",
+    "tasks": "There are many tasks, and one net for all of them.",
+    "few_images": "There are only a few images, and no time to train.",
+    "worth_it": "Is pruning worth it at all?",
+}
+"""What brings a reader here: key of a card's ``helps`` → sentence of the landing page."""
 CLAIM_KINDS = ("paper", "ours", "arithmetic")
 """Who makes a claim, in the order of every list: the paper; this survey or another paper; nobody,
 because it follows from definitions. Scoreboards count the first and show the others apart."""
@@ -85,6 +97,16 @@ class Withdrawn:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Something that is done otherwise here than in the paper."""
+
+    what: str
+    """What is done here, and what the paper does, in one sentence."""
+    why: str
+    """Why, in one sentence."""
+
+
+@dataclass(frozen=True)
 class Reported:
     """One table or figure of the paper, as data."""
 
@@ -130,10 +152,25 @@ class Card:
     gist: str
     withdrawn: tuple[Withdrawn, ...] = ()
     """Claims that were judged and then replaced."""
+    faithful: tuple[str, ...] = ()
+    """What is done as the paper does it, in sentences for a reader; empty while planned."""
+    differs: tuple[Difference, ...] = ()
+    """What is done otherwise, and why."""
+    short: str = ""
+    """The paper's name where there is little room; empty: the slug in words."""
+    when: str = ""
+    """When the net is made smaller: one of ``WHEN``; empty where the map leaves the paper out."""
+    helps: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Key of ``SITUATIONS`` → what this paper has to offer there, in one sentence."""
     extras: tuple[str, ...] = ()
     """Extras of the package that the chapter needs, as ``llm``."""
     download_bytes: int = 0
     """What the chapter fetches on its first run."""
+
+    @property
+    def brief(self) -> str:
+        """The paper's name where there is little room."""
+        return self.short or self.slug.replace("_", " ")
 
     def claim(self, claim_id: str) -> Claim:
         """The claim with this id; raises CardError naming the ids there are."""
@@ -211,8 +248,10 @@ def parse_card(text: str, name: str, slug: str | None = None) -> Card:
     gist = parts[1].strip()
     if not gist:
         raise CardError(f"{name}: the gist (text after the front matter) is empty")
-    front.setdefault("withdrawn", [])
-    for field, kind in (("claims", Claim), ("reported", Reported), ("withdrawn", Withdrawn)):
+    lists = {"claims": Claim, "reported": Reported, "withdrawn": Withdrawn, "differs": Difference}
+    for field in ("withdrawn", "differs"):
+        front.setdefault(field, [])
+    for field, kind in lists.items():
         rows = enumerate(_list(front, field, name))
         front[field] = tuple(_build(kind, row, f"{name}: {field}[{i}]") for i, row in rows)
     card = _build(Card, front | {"gist": gist}, name)
@@ -265,6 +304,16 @@ def _check(card: Card, name: str, slug: str | None) -> None:
         raise CardError(f"{name}: field 'slug' is {card.slug!r}, the file is named {slug!r}")
     if card.group not in GROUPS:
         raise CardError(f"{name}: field 'group' must be one of: {', '.join(GROUPS)}")
+    if card.when and card.when not in WHEN:
+        raise CardError(f"{name}: field 'when' must be one of: {', '.join(WHEN)}")
+    if not isinstance(card.helps, dict) or not _is_texts(list(card.helps.values())):
+        raise CardError(f"{name}: field 'helps' must map situations to texts")
+    for situation in card.helps:
+        if situation not in SITUATIONS:
+            raise CardError(
+                f"{name}: field 'helps' knows no situation {situation!r}; "
+                f"there are: {', '.join(SITUATIONS)}"
+            )
     ids = [c.id for c in (*card.claims, *card.withdrawn)]
     for old in card.withdrawn:
         if ids.count(old.id) > 1:

@@ -68,8 +68,11 @@ def _build(profile: str, jobs: int | None, slugs: Sequence[str] | None) -> int:
         rendered = "nothing changed, the pages stand as they are"
     else:
         _state_file().unlink(missing_ok=True)
+        execute.tell("staging the pages")
         stage.stage(unbuilt)
+        execute.tell(f"rendering {_page_count()} pages with jupyter-book, about two seconds each")
         render()
+        execute.tell(f"checking them; {time.monotonic() - start:.0f} s so far")
         findings = check_numbers() + check_site(unbuilt)
         if findings:
             print(report(findings), file=sys.stderr)
@@ -89,6 +92,11 @@ def _build(profile: str, jobs: int | None, slugs: Sequence[str] | None) -> int:
         print(execute.report(outcomes), file=sys.stderr)
         return 1
     return 0
+
+
+def _page_count() -> int:
+    folder = files.build_dir() / "stage"
+    return sum(path.suffix in (".md", ".ipynb") for path in folder.rglob("*"))
 
 
 def site() -> Path:

@@ -106,6 +106,8 @@ class _Page:
             if hidden or svg.find_parent("svg"):
                 continue
             title = svg.find("title")
+            if svg.get("role") == "group" and svg.get("aria-label") and svg.find("a"):
+                continue  # its parts are links, which an image may not hold; each has its words
             if svg.get("role") != "img" or title is None or not title.get_text().strip():
                 found.append(
                     self._finding(

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from survey_lib.publish.solutions import wrong_solutions
 
 TIMEOUT = 1800.0
 """Seconds a chapter may take."""
+HEARTBEAT = 30.0
+"""Seconds after which a build that has nothing to report says what it is at."""
 RECORDER = "survey-recorder"
 """Tag of the hidden last cell."""
 
@@ -84,7 +86,7 @@ def execute(
     Raises:
         PublishError: a slug is no chapter, or the profile is unknown.
     """
-    say = say or (lambda line: print(line, flush=True))
+    say = say or tell
     if profile not in cards.PROFILES:
         raise PublishError(f"no profile {profile!r}; there are: {', '.join(cards.PROFILES)}")
     slugs = _known(slugs)
@@ -97,11 +99,15 @@ def execute(
             say(f"{slug}: cached")
         else:
             todo.append(slug)
-    todo.sort(key=lambda slug: -_last_seconds(slug))
+    usual = {slug: _last_seconds(slug) for slug in todo}
+    todo.sort(key=lambda slug: -usual[slug])
     cores = os.cpu_count() or 1
     workers = max(1, min(jobs or cores, len(todo)))
     share = max(1, cores // workers)
+    if todo:
+        say(_announced(todo, workers))
     running: dict[str, subprocess.Popen] = {}
+    since: dict[str, float] = {}
     stopped = threading.Event()
 
     def one(slug: str) -> Outcome:
@@ -109,7 +115,9 @@ def execute(
             return Outcome(slug, "failed", error="the build was stopped")
         plural = "" if share == 1 else "s"
         say(f"{slug}: starts on {share} core{plural} ({_short(reasons[slug])})")
+        since[slug] = time.monotonic()
         outcome = _execute_one(slug, profile, share, timeout, running)
+        since.pop(slug)
         if outcome.status == "ran":
             say(f"{slug}: done in {outcome.seconds:.1f} s")
         else:
@@ -121,14 +129,47 @@ def execute(
     try:
         with _terminate_as_interrupt():
             futures = {pool.submit(one, slug): slug for slug in todo}
-            for future in concurrent.futures.as_completed(futures):
-                outcomes[futures[future]] = future.result()
+            left = set(futures)
+            while left:
+                done, left = concurrent.futures.wait(
+                    left, HEARTBEAT, concurrent.futures.FIRST_COMPLETED
+                )
+                for future in done:
+                    outcomes[futures[future]] = future.result()
+                if left and not done:
+                    say(_under_way(since, usual, len(todo) - len(left), len(todo)))
     finally:
         stopped.set()
         for process in list(running.values()):
             _kill_tree(process)
         pool.shutdown(cancel_futures=True)
     return [outcomes[slug] for slug in slugs]
+
+
+def tell(line: str) -> None:
+    """Print a line of progress in one piece: chapters finish in threads of their own."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _announced(todo: Sequence[str], workers: int) -> str:
+    """What is about to be executed, how many at a time, and how long it took before."""
+    chapters = "1 chapter" if len(todo) == 1 else f"{len(todo)} chapters"
+    known = [seconds for slug in todo if math.isfinite(seconds := _last_seconds(slug))]
+    before = f", {sum(known) / workers:.0f} s the last time" if len(known) == len(todo) else ""
+    return f"executing {chapters}, {workers} at a time, longest first{before}"
+
+
+def _under_way(
+    since: Mapping[str, float], usual: Mapping[str, float], done: int, total: int
+) -> str:
+    """How far the chapters are that run now."""
+    now = time.monotonic()
+    parts = []
+    for slug, start in sorted(dict(since).items()):  # other threads change it
+        of = f" of about {usual[slug]:.0f}" if math.isfinite(usual[slug]) else ""
+        parts.append(f"{slug} {now - start:.0f}{of} s")
+    return f"{done} of {total} done; running: {', '.join(parts)}"
 
 
 def report(outcomes: Iterable[Outcome]) -> str:

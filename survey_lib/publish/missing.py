@@ -55,6 +55,12 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
             f"survey_lib/show/explorers/{slug}.py: let the reader move what is particular to this "
             "paper, and say so in its first line"
         )
+    drawing = _read(package / "show" / "drawings" / f"{slug}.py")
+    if not drawing or drawing.startswith(f'"""{DRAFT}'):
+        found.append(
+            f"survey_lib/show/drawings/{slug}.py: draw what the method looks at, scores and takes "
+            "away, with the parts of show/drawing.py"
+        )
     return found + _missing_in_notebook(slug, root)
 
 
@@ -68,6 +74,8 @@ def _missing_in_card(card: Card, text: str, root: Path) -> list[str]:
         )
     if not card.reported:
         found.append(f"{name}: copy the numbers of the paper's main table into reported")
+    if not (card.faithful and card.differs):
+        found.append(f"{name}: say in faithful and differs what is as in the paper, and what not")
     drafts = re.findall(rf"^(\w+): ['\"]?{DRAFT}", text, re.MULTILINE)
     if drafts:
         found.append(f"{name}: write {', '.join(drafts)}")

@@ -11,10 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
-from survey_lib.cards.card import GROUPS, Card, Claim, Reported, disputes
+from survey_lib.cards.card import GROUPS, SITUATIONS, Card, Claim, Reported, disputes
 from survey_lib.evidence.verdicts import NOT_TESTED, SIGNS, Verdict
 from survey_lib.publish.disputes import Judged, told
 from survey_lib.publish.layout import PublishError
+from survey_lib.publish.papers_map import map_figure
 from survey_lib.show import tables
 from survey_lib.show.claims import (
     claim_row,
@@ -29,6 +30,7 @@ from survey_lib.show.page import corrections, paper_facts, received_text
 
 MAP = "<!-- survey: map -->"
 SCOREBOARD = "<!-- survey: scoreboard -->"
+WHICH = "<!-- survey: which -->"
 
 
 def fill_landing(
@@ -37,11 +39,11 @@ def fill_landing(
     verdicts_by_slug: Mapping[str, Sequence[Verdict]],
     built: Collection[str],
 ) -> str:
-    """The landing page's Markdown with the map and the scoreboard at their marks.
+    """The landing page's Markdown with map, scoreboard and table of situations at their marks.
 
     Args:
-        page: Markdown that holds each of ``<!-- survey: map -->`` and
-            ``<!-- survey: scoreboard -->`` once, on lines of their own.
+        page: Markdown that holds each of ``<!-- survey: map -->``, ``<!-- survey: scoreboard -->``
+            and ``<!-- survey: which -->`` once, on lines of their own.
         cards: all papers.
         verdicts_by_slug: verdicts of the built chapters that have an experiment.
         built: slugs of the chapters that have a page in this book.
@@ -49,12 +51,42 @@ def fill_landing(
     Raises:
         PublishError: a mark is missing or stands twice.
     """
-    filled = {MAP: map_markdown(cards, built), SCOREBOARD: scoreboard_markdown(verdicts_by_slug)}
+    filled = {
+        MAP: f"{map_figure(cards, built)}\n\n{map_markdown(cards, built)}",
+        SCOREBOARD: scoreboard_markdown(verdicts_by_slug),
+        WHICH: which_markdown(cards, built),
+    }
     for mark, text in filled.items():
         if page.count(mark) != 1:
             raise PublishError(f"book/index.md must hold the line {mark} once: put it there")
         page = page.replace(mark, text)
     return page
+
+
+def which_markdown(cards: Sequence[Card], built: Collection[str]) -> str:
+    """The table from a reader's situation to chapters, from the cards; ready chapters first."""
+    rows = []
+    for key, situation in SITUATIONS.items():
+        papers = [card for card in cards if key in card.helps]
+        papers.sort(key=lambda card: (card.slug not in built, card.year))
+        items = "".join(_which_item(card, key, card.slug in built) for card in papers)
+        if items:
+            rows.append(
+                f'<tr><th scope="row">{escape(situation)}</th><td><ul>{items}</ul></td></tr>'
+            )
+    return (
+        '<div class="survey survey-which"><table><thead><tr><th scope="col">Your situation</th>'
+        f'<th scope="col">Read</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>\n'
+    )
+
+
+def _which_item(card: Card, key: str, is_built: bool) -> str:
+    address = f"../notebooks/{card.slug}.html" if is_built else f"papers/{card.slug}.html"
+    state = "" if is_built else ' <span class="state">planned</span>'
+    kind = "ready" if is_built else "planned"
+    told = card.helps[key]
+    told = escape(told[:1].lower() + told[1:])
+    return f'<li class="{kind}">{link(address, card.brief)}{state}: {told}</li>'
 
 
 def map_markdown(cards: Sequence[Card], built: Collection[str]) -> str:
@@ -88,8 +120,9 @@ def _map_item(card: Card, is_built: bool) -> str:
             "planned</a></span>"
         )
     tags = "".join(f"<li>{escape(tag)}</li>" for tag in card.tags)
+    kind = "ready" if is_built else "planned"
     return (
-        f'<li id="paper-{anchor(card.slug)}"><p class="title">{title} '
+        f'<li id="paper-{anchor(card.slug)}" class="{kind}"><p class="title">{title} '
         f'<span class="year">{card.year}</span> {state}</p>'
         f'<p class="survey-headline">{escape(card.headline)}</p>'
         f'<ul class="tags" aria-label="Tags">{tags}</ul></li>'

@@ -215,6 +215,7 @@ def _new_files(root: Path, slug: str) -> dict[str, Path]:
         "experiment": root / "survey_lib" / "experiments" / slug / "__init__.py",
         "cells": root / "survey_lib" / "experiments" / slug / "cells.py",
         "study": root / "survey_lib" / "experiments" / slug / "study.py",
+        "drawing": root / "survey_lib" / "show" / "drawings" / f"{slug}.py",
         "explorer": root / "survey_lib" / "show" / "explorers" / f"{slug}.py",
         "notebook": root / "notebooks" / f"{slug}.ipynb",
         "test_method": root / "tests" / "methods" / f"test_{slug}.py",

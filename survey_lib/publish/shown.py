@@ -2,7 +2,6 @@
 
 import copy
 import html
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +33,10 @@ _PROMPTS = (
     ("survey-explorer", "Code of this explorer"),
     ("survey-figure", "Code of this figure"),
     ("survey-table", "Code of this table"),
+HERO_PLACE = '<span id="main-figure"></span>'
+HERO_BACK = (
+    '<p class="survey survey-note">This part’s first figure is '
+    '<a href="#main-figure">the one at the top of the page</a>.</p>'
 )
 
 
@@ -123,7 +126,9 @@ def _prompt(cell: Any) -> None:
 
 
 def fill_hero(notebook: Any, slug: str) -> None:
-    """Copy the output of the cell tagged ``hero`` into the cell tagged ``hero-slot``.
+    """Move the output of the cell tagged ``hero`` into the cell tagged ``hero-slot``.
+
+    The figure is printed once, at the top; where it was drawn stands a line that leads there.
 
     Raises:
         PublishError: one of the two is missing, or the hero shows nothing.
@@ -141,12 +146,15 @@ def fill_hero(notebook: Any, slug: str) -> None:
     shown = [o for o in heroes[0].outputs if o.output_type in ("display_data", "execute_result")]
     if not shown:
         raise PublishError(f"{where}: the cell tagged hero shows nothing; end it with the figure")
-    slots[0].outputs = copy.deepcopy(shown)
-    for output in slots[0].outputs:
+    for output in shown:
         if output.output_type == "execute_result":
             output["execution_count"] = slots[0].execution_count
-        if "text/html" in output.data:
-            output.data["text/html"] = with_other_ids(output.data["text/html"], "-hero")
+    if "text/html" in shown[0].data:
+        shown[0].data["text/html"] = HERO_PLACE + shown[0].data["text/html"]
+    back = {"text/html": HERO_BACK, "text/plain": "The figure stands at the top of the page."}
+    words = [o for o in heroes[0].outputs if o not in shown]  # what the cell printed stays
+    heroes[0].outputs = [*words, nbformat.v4.new_output("display_data", back)]
+    slots[0].outputs = shown
 
 
 def with_run_facts(notebook: Any, slug: str, dispute: Callable[[str], str]) -> None:
@@ -168,24 +176,6 @@ def with_run_facts(notebook: Any, slug: str, dispute: Callable[[str], str]) -> N
                 text = fill_disputes(text, dispute)
             if text:
                 output.data["text/html"] = text
-
-
-def with_other_ids(text: str, suffix: str) -> str:
-    """HTML with ``suffix`` on every id and on every reference to one, so that a copy is valid."""
-    ids = set(re.findall(r'\bid="([^"]+)"', text))
-    text = re.sub(r'\bid="([^"]+)"', rf'id="\1{suffix}"', text)
-
-    def link(found: re.Match) -> str:
-        return found.group(0) + (suffix if found.group(1) in ids else "")
-
-    text = re.sub(r"url\(#([^)\"']+)", link, text)
-    text = re.sub(r'href="#([^"]+)', link, text)
-
-    def names(found: re.Match) -> str:
-        words = [w + (suffix if w in ids else "") for w in found.group(2).split()]
-        return f'{found.group(1)}="{" ".join(words)}"'
-
-    return re.sub(r'\b(aria-labelledby|aria-describedby|aria-controls|for)="([^"]*)"', names, text)
 
 
 def notice(slug: str, reason: str) -> Any:

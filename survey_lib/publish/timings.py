@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from survey_lib.publish.layout import PublishError
-from survey_lib.show.markup import LIVE_STYLE
+from survey_lib.show.markup import LIVE_STYLE, escape
 
 MARK = "<!-- survey: benchmarks -->"
 WORDS = {
@@ -28,6 +28,22 @@ WORDS = {
     "int8 linear": "One linear layer in eight bits",
 }
 """Rows in the order of the page, with the headings of their tables."""
+SHORT = {
+    "A/A": "harness",
+    "same widths": "pruned net",
+    "half the channels": "half the channels",
+    "19 of 20 weights zero": "zeros",
+    "0.16 × as wide": "narrow net",
+    "group discovery": "finding groups",
+    "removal": "removing",
+    "net to smaller net": "both, from a net",
+    "MAC count": "MACs",
+    "MACs of a recipe": "MACs of a recipe",
+    "Fisher scores": "Fisher",
+    "ThiNet greedy": "ThiNet",
+    "int8 linear": "int8",
+}
+"""The same rows beside the figure, where there is less room."""
 
 
 EXAMPLE = "<!-- survey: own_model -->"
@@ -99,20 +115,132 @@ def reached(row: Mapping[str, Any]) -> str:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Tables of all rows, and what they were measured on."""
-    unknown = {row["row"] for row in rows} - set(WORDS)
-    parts: list[str] = []
-    for name in [*WORDS, *sorted(unknown)]:
+    folds = []
+    for name, ratios in grouped(rows).items():
         # a row may be told in several ratios, each a table of its own
-        ratios = dict.fromkeys(r["ratio_is"] for r in rows if r["row"] == name)
-        title = str(WORDS.get(name, name))
-        parts += [f"## {title}"] if ratios else []
-        for ratio_is in ratios:
-            found = [r for r in rows if (r["row"], r["ratio_is"]) == (name, ratio_is)]
-            parts.append(_table(title, ratio_is, found))
-    return "\n\n".join([*parts, "## Measured on\n\n" + _machines(rows)]) + "\n"
+        tables = "".join(_table(ratio_is, found) for ratio_is, found in ratios.items())
+        folds.append(
+            '<details class="survey survey-timings"><summary>'
+            f"{escape(WORDS.get(name, name))}</summary>{tables}</details>"
+        )
+    return (
+        "\n\n".join(
+            [
+                overview(rows),
+                "## Every time, table by table",
+                "Times in milliseconds on one thread, the sides in turns.",
+                *folds,
+                "## Measured on",
+                _machines(rows),
+            ]
+        )
+        + "\n"
+    )
 
 
-def _table(title: str, ratio_is: str, rows: Sequence[Mapping[str, Any]]) -> str:
+Grouped = dict[str, dict[str, list[Mapping[str, Any]]]]
+
+
+def grouped(rows: Sequence[Mapping[str, Any]]) -> Grouped:
+    """Row → what its ratio is → its lines, in the order of the page."""
+    names = [*WORDS, *sorted({row["row"] for row in rows} - set(WORDS))]
+    found: Grouped = {}
+    for name in names:
+        for row in rows:
+            if row["row"] == name:
+                found.setdefault(name, {}).setdefault(row["ratio_is"], []).append(row)
+    return found
+
+
+def overview(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One figure of all ratios, a row each: those with a target first, with the target's region."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    from survey_lib.show import style
+    from survey_lib.show.figure import inline_figure
+    from survey_lib.show.markup import number
+
+    lines = [
+        (WORDS.get(name, name), ratio_is, found)
+        for name, ratios in grouped(rows).items()
+        for ratio_is, found in ratios.items()
+    ]
+    lines.sort(key=lambda line: line[2][0]["target"] is None)  # stable: else the page's order
+    ratios = [r["ratio"] for r in rows]
+    ends = 0.6 * min(ratios), 1.6 * max(ratios)
+    hit, missed = style.series("thinet").light, style.series("lobster").light
+    with plt.rc_context():
+        style.use_style()
+        drawn = []
+        for width in (style.WIDE_INCHES, style.NARROW_INCHES):
+            wide = width == style.WIDE_INCHES
+            fig, ax = plt.subplots(figsize=(width, (0.36 if wide else 0.62) * len(lines) + 0.9))
+            for y, (_, _, found) in enumerate(lines):
+                target = found[0]["target"]
+                if target is not None:
+                    low, high = (target[0] or ends[0]), (target[1] or ends[1])
+                    ax.barh(
+                        y,
+                        high - low,
+                        left=low,
+                        height=0.62 if wide else 0.42,
+                        color=style.GRID,
+                        linewidth=0,
+                    )
+                spread = [v for r in found for v in (r["ratio"], r.get("ratio_of_medians"))]
+                told = [v for v in spread if v is not None]
+                ax.plot([min(told), max(told)], [y, y], color=style.MUTED, linewidth=1.2)
+                for r in found:
+                    met = reached(r)
+                    colour = {"✓": hit, "✗": missed}.get(met[0], style.INK)
+                    ax.plot(
+                        r["ratio"], y, color=colour, linestyle="none",
+                        marker="x" if met[0] == "✗" else "o", markersize=6, markeredgewidth=1.6,
+                        markerfacecolor="none" if met[0] == "–" else colour,
+                    )  # fmt: skip
+                if not wide:
+                    ax.text(
+                        0.0, y - 0.42, _row_words(*lines[y][:2], found), va="bottom",
+                        transform=ax.get_yaxis_transform(),
+                    )  # fmt: skip
+            ax.axvline(1, color=style.INK, linewidth=0.9, linestyle="--")
+            ax.set(xscale="log", xlim=ends, ylim=(len(lines) - 0.4, -0.8 if wide else -0.9))
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0,)))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: number(round(v, 4))))
+            ax.set_xlabel("ratio of the smallest times")
+            names = [_row_words(title, what, found) for title, what, found in lines]
+            ax.set_yticks(range(len(lines)), names if wide else [""] * len(lines))
+            ax.tick_params(axis="y", length=0)
+            ax.spines["left"].set_visible(False)
+            ax.grid(axis="x", visible=True)
+            ax.grid(axis="y", visible=False)
+            drawn.append(fig)
+    judged = [r for r in rows if r["target"] is not None]
+    met = sum(reached(r).startswith("✓") for r in judged)
+    return inline_figure(
+        drawn[0],
+        drawn[1],
+        "benchmarks-overview",
+        alt=f"Ratios of times, one row for each benchmark, on a logarithmic axis. {met} of "
+        f"{len(judged)} ratios with a target lie in its region. The tables below hold all numbers.",
+        caption=f"{met} of {len(judged)} ratios reach the target that was set before measuring. "
+        "Dots: the smallest time of one side over that of the other, one for each net and input. "
+        "A green dot lies in the grey region of its target, a cross does not, a ring has none. "
+        "Lines: from the smallest to the largest, ratios of medians counted too. At 1 both sides "
+        "take equally long.",
+    )
+
+
+def _row_words(title: str, ratio_is: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    target = rows[0]["target"]
+    goal = f" ({_region(target)})" if target is not None else ""
+    short = SHORT.get(rows[0]["row"], title)
+    return f"{short}: {ratio_is}{goal}"
+
+
+def _table(ratio_is: str, rows: Sequence[Mapping[str, Any]]) -> str:
     from survey_lib.show.tables import table
 
     lines, decimals = [], {}
@@ -138,8 +266,7 @@ def _table(title: str, ratio_is: str, rows: Sequence[Mapping[str, Any]]) -> str:
     df.columns = pd.MultiIndex.from_tuples(df.columns)
     clocks = [c for c in df.columns if c[1] in ("min", "median")]
     fine = {c: 2 for c in clocks if max(line.get(c, 0) for line in lines) >= 0.1}
-    caption = f"{title}. Times in milliseconds on one thread, the sides in turns."
-    shown = table(df, caption=caption, decimals=fine | decimals)
+    shown = table(df, caption=f"{ratio_is[:1].upper()}{ratio_is[1:]}", decimals=fine | decimals)
     return shown.html.removeprefix(LIVE_STYLE)
 
 

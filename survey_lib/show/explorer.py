@@ -209,12 +209,14 @@ class Explorer:
               if p.name not in known),
             *spec.get("params", []),
         ]  # fmt: skip
+        # room for labels is measured anew at each change: a longer one would be cut
+        spec["autosize"] = {"type": "pad", "resize": True}
         if not {"hconcat", "vconcat", "concat", "facet", "repeat"} & spec.keys():
             encoding = spec.get("encoding", {})
             if not {"row", "column", "facet"} & encoding.keys():
                 spec["width"] = "container"
                 spec.setdefault("height", 280)
-                spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+                spec["autosize"] = {"type": "fit-x", "contains": "padding", "resize": True}
         return spec
 
     def _idle_keys(self, control: Control) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -16,9 +17,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Tick
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -30,6 +33,14 @@ _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _NARROW = 0.8
 """On a narrow screen one figure point is at least this many px; below, the box scrolls."""
+HERO_PANEL_INCHES = 3.1
+"""On a phone a panel of the main figure is no higher: the figure belongs on the first screens."""
+_END, _THINNED = "survey-line-end", "survey-thinned"
+_LABELLED: WeakKeyDictionary[Axes, tuple[list[Line2D], float]] = WeakKeyDictionary()
+"""Which lines :func:`label_ends` labelled, so that it can do so again at another height."""
+_NUMBER = re.compile(r"[-+−]?[\d.,\u202f]+(\s?[%×a-zA-Z]{1,2})?|\$\\mathdefault\{.*\}\$")
+_SPACE = 3.0
+"""Pixels between the numbers at two ticks."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +96,12 @@ def figure(
             if not words.strip():
                 raise ValueError(f"figure {name!r}: {what} is empty; say in words what it shows")
         slug = page.current_slug()
+        fit_words(fig)
         svg, png = _draw(fig, f"{slug}-{name}")
-        narrow = _draw(fig, f"{slug}-{name}-narrow")[0] if _stack(fig) else ""
+        narrow = ""
+        if _stack(fig, HERO_PANEL_INCHES if hero else math.inf):
+            fit_words(fig)
+            narrow = _draw(fig, f"{slug}-{name}-narrow")[0]
     finally:
         plt.close(fig)
     folder = files.build_dir() / "figures" / slug
@@ -116,6 +131,30 @@ def figure(
     return Figure(name, alt, caption, html, png, paths)
 
 
+def inline_figure(
+    wide: MplFigure, narrow: MplFigure, prefix: str, *, alt: str, caption: str
+) -> str:
+    """HTML of a figure that stands in a page made without a notebook; no file is kept.
+
+    Args:
+        wide: for a screen that has room.
+        narrow: for a phone.
+        prefix: begins the ids of its parts; unique in the page.
+        alt: what it shows, in words.
+        caption: first what to see, then what is drawn.
+    """
+    shown = []
+    for fig, name in ((wide, prefix), (narrow, f"{prefix}-n")):
+        fit_words(fig)
+        shown.append(adaptive_svg(_draw(fig, name)[0], name, alt))
+        plt.close(fig)
+    return (
+        f'<figure class="survey survey-figure"><div class="survey-scroll">{shown[0]}</div>'
+        f'<div class="survey-stacked" style="display:none">{shown[1]}</div>'
+        f"<figcaption>{lead(caption)}</figcaption></figure>"
+    )
+
+
 def _draw(fig: MplFigure, salt: str) -> tuple[str, bytes]:
     """The figure as SVG text and PNG bytes; the same figure gives the same bytes."""
     svg, png = io.BytesIO(), io.BytesIO()
@@ -125,25 +164,113 @@ def _draw(fig: MplFigure, salt: str) -> tuple[str, bytes]:
     return svg.getvalue().decode(), png.getvalue()
 
 
-def _stack(fig: MplFigure) -> bool:
-    """Put panels that stand side by side one above the other; False where there are none."""
+def _stack(fig: MplFigure, highest: float = math.inf) -> bool:
+    """Put panels that stand side by side one above the other; False where there are none.
+
+    Args:
+        fig: the figure, which is changed.
+        highest: inches that a panel may be high at most.
+    """
     specs = [spec for ax in fig.axes if (spec := ax.get_subplotspec()) is not None]
     grids = [spec.get_gridspec() for spec in specs]
     if len(specs) < 2 or len(specs) < len(fig.axes) or len(set(map(id, grids))) > 1:
         return False  # one panel, or a colour bar or an inset that belongs to another
     if grids[0].nrows > 1:
         return False
-    first, height = fig.axes[0], float(fig.get_size_inches()[1])
+    first, height = fig.axes[0], min(highest, float(fig.get_size_inches()[1]))
     below = GridSpec(len(specs), 1, figure=fig)
     for i, ax in enumerate(fig.axes):
         ax.set_subplotspec(below[i])
-        for side in ("left", "center", "right"):
-            ax.set_title(textwrap.fill(ax.get_title(side), 34), loc=side)
         if ax is not first and ax.get_shared_y_axes().joined(ax, first):
             ax.tick_params(labelleft=True)
             ax.set_ylabel(ax.get_ylabel() or first.get_ylabel())
     fig.set_size_inches(style.NARROW_INCHES, height * len(specs))
+    for ax in fig.axes:  # labels at line ends were set apart for the height that the panel had
+        ends = [made for made in ax.get_children() if made.get_gid() == _END]
+        if ends:
+            given = _LABELLED[ax]
+            for made in ends:
+                made.remove()
+            label_ends(ax, given[0], gap=given[1])
     return True
+
+
+def fit_words(fig: MplFigure) -> None:
+    """Break titles and axis labels that are too long for their place; thin out crowded ticks.
+
+    A layout makes room for the height of a title and not for its width, so that a long one ends
+    beyond the figure's edge or in the next panel. Of numbers at ticks that would touch, only some
+    stay, the first and the last among them.
+    """
+    for ax in fig.axes:
+        for side in ("left", "center", "right"):
+            ax.set_title(" ".join(ax.get_title(side).split()), loc=side)
+        for tick in (*ax.xaxis.get_major_ticks(), *ax.yaxis.get_major_ticks()):
+            if tick.label1.get_gid() == _THINNED:  # at another width
+                tick.label1.set(visible=True, gid=None)
+    fig.draw_without_rendering()
+    right_edge = float(fig.bbox.x1)
+    for ax in fig.axes:
+        box = ax.get_window_extent()
+        beside = [b for b in (a.get_window_extent() for a in fig.axes)
+                  if b.x0 > box.x1 and b.y0 < box.y1 and b.y1 > box.y0]  # fmt: skip
+        # the next panel's own labels reach out to its left
+        end = min([b.x0 - 0.35 * (b.x0 - box.x1) for b in beside], default=right_edge)
+        for title in (
+            ax.title,
+            getattr(ax, "_left_title", None),
+            getattr(ax, "_right_title", None),
+        ):
+            if title is not None:
+                _wrap(title, end - 2 - title.get_window_extent().x0, upright=False)
+        across, up = _middle(box.x0, box.x1), _middle(box.y0, box.y1)
+        _wrap(ax.xaxis.label, 2 * min(across, right_edge - across), upright=False)
+        _wrap(ax.yaxis.label, 2 * min(up, float(fig.bbox.y1) - up), upright=True)
+    fig.draw_without_rendering()
+    for ax in fig.axes:
+        _thin(ax.xaxis.get_major_ticks(), "x0", "x1")
+        _thin(ax.yaxis.get_major_ticks(), "y0", "y1")
+
+
+def _middle(low: float, high: float) -> float:
+    return (low + high) / 2
+
+
+def _wrap(words: Text, room: float, *, upright: bool) -> None:
+    """Break a text into lines no longer than ``room`` pixels."""
+    text = words.get_text()
+    if not text or "$" in text or not words.get_visible():
+        return
+
+    def length() -> float:
+        box = words.get_window_extent()
+        return float(box.height if upright else box.width)
+
+    longest = max(map(len, text.split("\n")))
+    while length() > room and longest > 8:
+        longest -= 1
+        words.set_text(textwrap.fill(text, longest, break_long_words=False))
+
+
+def _thin(ticks: Sequence[Tick], low: str, high: str) -> None:
+    """Hide numbers at ticks until none touches its neighbour; names of rows and columns stay."""
+    shown = [t for t in ticks if t.label1.get_visible() and _NUMBER.fullmatch(t.label1.get_text())]
+    boxes = {id(tick): tick.label1.get_window_extent() for tick in shown}
+    shown.sort(key=lambda tick: getattr(boxes[id(tick)], low))
+
+    def touch(one: Tick, other: Tick) -> bool:
+        space = getattr(boxes[id(other)], low) - getattr(boxes[id(one)], high)
+        return bool(space < _SPACE)
+
+    kept = shown[:1]
+    for tick in shown[1:]:
+        last = tick is shown[-1]
+        while last and len(kept) > 1 and touch(kept[-1], tick):
+            kept.pop().label1.set(visible=False, gid=_THINNED)
+        if touch(kept[-1], tick):
+            tick.label1.set(visible=False, gid=_THINNED)
+        else:
+            kept.append(tick)
 
 
 def adaptive_svg(svg: str, prefix: str, alt: str) -> str:
@@ -346,6 +473,7 @@ def label_ends(ax: Axes, lines: Sequence[Line2D] | None = None, *, gap: float = 
         points = points[np.isfinite(points).all(axis=1)]
         if len(points):
             ends.append((points[np.argmax(points[:, 0])], drawn))
+    _LABELLED[ax] = list(lines), gap
     ends.sort(key=lambda pair: float(pair[0][1]))
     heights = _spread([float(p[1]) for p, _ in ends], step)
     if heights:  # keep the block of labels beside the axes
@@ -369,19 +497,20 @@ def label_ends(ax: Axes, lines: Sequence[Line2D] | None = None, *, gap: float = 
                 arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 4,
                             "shrinkB": 4, "alpha": 0.7},
                 annotation_clip=False,
+                gid=_END,
             )  # fmt: skip
         marked = drawn.get_marker() not in (None, "None", "")
         sample = Line2D(
             [1], [y], transform=away, clip_on=False, linestyle="none",
             marker=drawn.get_marker() if marked else "_",
             markersize=mpl.rcParams["lines.markersize"] * (1 if marked else 1.5), color=colour,
-            markerfacecolor=drawn.get_markerfacecolor(), markeredgecolor=colour,
+            markerfacecolor=drawn.get_markerfacecolor(), markeredgecolor=colour, gid=_END,
         )  # fmt: skip
         ax.add_artist(sample)
         beside = away + ScaledTranslation(size * 0.55 / 72, 0, fig.dpi_scale_trans)
         ax.text(
             1, y, str(drawn.get_label()), transform=beside, va="center_baseline", ha="left",
-            color=style.INK, clip_on=False,
+            color=style.INK, clip_on=False, gid=_END,
         )  # fmt: skip
 
 

@@ -26,8 +26,11 @@ LIVE_STYLE = (
     ":where(.survey-verdicts td:nth-child(3)){min-width:9em}"
     ":where(.survey-headline){font-size:1.4em}"
     ":where(.survey-scroll){overflow-x:auto}"
-    ":where(.survey-strip){display:flex;flex-wrap:wrap;gap:.5em 2em;list-style:none;padding:0}"
-    ":where(.survey-strip a){color:inherit}"
+    ":where(.survey-strip,.survey-more){display:flex;flex-wrap:wrap;gap:.5em 2em;"
+    "list-style:none;padding:0}"
+    ":where(.survey-strip a,.survey-more a){color:inherit}"
+    ":where(.survey .visually-hidden){position:absolute;clip-path:inset(50%);width:1px;"
+    "height:1px;overflow:hidden}"
     ":where(.survey-badges,.survey .tags){display:flex;flex-wrap:wrap;gap:.3em 1.5em;"
     "list-style:none;padding:0}"
     ":where(.survey .word){font-weight:600}"
@@ -96,27 +99,35 @@ def decimals_for(interval: Interval) -> int:
 
 SHARE_OF_IMAGES = "share of images"
 """Unit of differences of accuracy; a reader sees them in points, with their sign."""
+SIGNED = (SHARE_OF_IMAGES, "nats", "log ratio", "correlation")
+"""Units in which claims measure a change: its sign is part of what was found."""
 
 
 def unit_words(unit: str) -> str:
-    """A claim's unit as a reader sees it."""
-    return "points" if unit == SHARE_OF_IMAGES else unit
+    """A claim's unit as a reader sees it: ``points``, ``% of bytes``, ``times``, ``nats``."""
+    if unit == SHARE_OF_IMAGES:
+        return "points"
+    if unit.startswith("share of "):
+        return "%" + unit.removeprefix("share")
+    return "times" if unit == "ratio" else unit
+
+
+def _times(unit: str) -> int:
+    return 100 if unit.startswith("share of ") else 1
 
 
 def in_unit(interval: Interval, unit: str) -> Interval:
     """The interval in the unit that :func:`unit_words` names."""
-    if unit != SHARE_OF_IMAGES:
-        return interval
-    return Interval(100 * interval.mean, 100 * interval.low, 100 * interval.high, interval.n)
+    by = _times(unit)
+    return Interval(by * interval.mean, by * interval.low, by * interval.high, interval.n)
 
 
 def amount(value: float, unit: str, decimals: int | None = None) -> str:
-    """One number of a claim's statistic: points carry their sign, other units do not."""
-    if unit != SHARE_OF_IMAGES:
-        return number(value, decimals)
-    points = round(100 * value, 10)  # 100 × 0.07 is 7.000000000000001
-    words = number(points, decimals)
-    return f"+{words}" if points > 0 and words.strip("0.") else words
+    """One number of a claim's statistic in the unit of :func:`unit_words`; changes are signed."""
+    if _times(unit) != 1:
+        value = round(_times(unit) * value, 10)  # 100 × 0.07 is 7.000000000000001
+    words = number(value, decimals)
+    return f"+{words}" if unit in SIGNED and value > 0 and words.strip("0.") else words
 
 
 def range_words(interval: Interval, decimals: int | None = None, unit: str = "") -> str:

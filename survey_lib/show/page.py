@@ -11,9 +11,9 @@ import yaml
 
 from survey_lib import files
 from survey_lib.cards.card import PROFILES, Card, CardError, read_card, received
-from survey_lib.evidence.verdicts import Verdict
+from survey_lib.evidence.verdicts import NOT_TESTED, Verdict
 from survey_lib.show import style
-from survey_lib.show.claims import by_kind, signed_word, tally
+from survey_lib.show.claims import by_kind, of_the_paper, signed_word, tally
 from survey_lib.show.markup import (
     LIVE_STYLE,
     Html,
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 REPOSITORY_DEFAULT = "https://github.com/compression-survey/companion"
 """Address used by an installed package, which has no ``_config.yml`` beside it."""
+
+MOST_LARGE = 3
+"""Verdicts shown large on a page's first screen; the others stand in a row below."""
 
 _COST = re.compile(r'<span class="survey-cost">[^<]*</span>')
 
@@ -144,12 +147,28 @@ def card_panel(
 
 
 def facts_panel(card: Card | None = None) -> Html:
-    """The paper's facts, our scale beside the paper's, and the badges, on their own."""
+    """The paper's facts, scales, badges, and what is done as in the paper and what otherwise."""
     card = card or read_card(current_slug())
     return Html(
         f'{LIVE_STYLE}<div class="survey survey-card">{paper_facts(card)}{_badges(card)}'
-        f"{_card_text(card)}</div>",
+        f"{_card_text(card)}{differences(card)}</div>",
         f"{card.title}. {', '.join(card.authors)}, {card.year}\n{card.scale}",
+    )
+
+
+def differences(card: Card) -> str:
+    """HTML of the box *faithful / differs here and why*; empty for a card that says nothing yet."""
+    if not (card.faithful or card.differs):
+        return ""
+    same = "".join(f"<li>{escape(line)}</li>" for line in card.faithful)
+    other = "".join(
+        f'<li>{escape(one.what)} <span class="why">{escape(one.why)}</span></li>'
+        for one in card.differs
+    )
+    return (
+        '<div class="survey-faithful">'
+        f'<section><p class="head">Faithful to the paper</p><ul>{same}</ul></section>'
+        f'<section><p class="head">Differs here, and why</p><ul>{other}</ul></section></div>'
     )
 
 
@@ -184,11 +203,25 @@ def _card_text(card: Card) -> str:
     )
 
 
+def decisive(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The claims a page shows large: the card's first ones that the paper makes and a run judged.
+
+    The card's order was fixed before anything was run, so nobody picks by the outcome. A card
+    without such claims has its first tested ones here, of whatever kind.
+    """
+    tested = [v for v in by_kind(verdicts) if v.word != NOT_TESTED]
+    return (of_the_paper(tested) or tested)[:MOST_LARGE]
+
+
 def _strip(verdicts: Sequence[Verdict]) -> str:
-    chips = "".join(f"<li>{_chip(v)}</li>" for v in by_kind(verdicts))
+    large = decisive(verdicts)
+    rest = [v for v in by_kind(verdicts) if v not in large]
+    chips = "".join(f"<li>{_chip(v)}</li>" for v in large)
+    more = "".join(f"<li>{_small_chip(v)}</li>" for v in rest)
     return (
         f'<p class="survey-kicker">Put to the test: {tally(verdicts, "the paper")}</p>'
-        f'<ul class="survey-strip">{chips}</ul>'
+        + (chips and f'<ul class="survey-strip">{chips}</ul>')
+        + (more and f'<ul class="survey-more" aria-label="The other claims">{more}</ul>')
     )
 
 
@@ -196,10 +229,8 @@ def _chip(verdict: Verdict) -> str:
     claim, interval = verdict.claim, verdict.interval
     numbers = ""
     if interval is not None:
-        unit = unit_words(claim.unit)
-        unit = f" {escape(unit)}" if 0 < len(unit) <= 6 else ""
         numbers = (
-            f'<span class="numbers">{mean_words(interval, claim.unit)}{unit} '
+            f'<span class="numbers">{_found(verdict)} '
             f'<span class="range">{range_words(interval, unit=claim.unit)}</span></span>'
         )
     return (
@@ -207,6 +238,25 @@ def _chip(verdict: Verdict) -> str:
         f'title="{escape(claim.sentence)}"><span class="word">{signed_word(verdict.word)}</span> '
         f'<span class="name">{escape(claim.title)}</span> {numbers}</a>'
     )
+
+
+def _small_chip(verdict: Verdict) -> str:
+    claim = verdict.claim
+    numbers = f' <span class="numbers">{_found(verdict)}</span>' if verdict.interval else ""
+    return (
+        f'<a class="{anchor(verdict.word)}" href="#verdict-{anchor(claim.id)}" '
+        f'title="{verdict.word}: {escape(claim.sentence)}"><span class="word">'
+        f'<span class="sign" aria-hidden="true">{verdict.sign}</span>'
+        f'<span class="visually-hidden">{verdict.word}: </span></span>'
+        f'<span class="name">{escape(claim.title)}</span>{numbers}</a>'
+    )
+
+
+def _found(verdict: Verdict) -> str:
+    """A judged claim's mean with its unit."""
+    assert verdict.interval is not None
+    unit = verdict.claim.unit
+    return f"{mean_words(verdict.interval, unit)} {escape(unit_words(unit))}".strip()
 
 
 def paper_facts(card: Card, *, titled: bool = True) -> str:

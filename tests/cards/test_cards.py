@@ -201,6 +201,11 @@ def test_the_bibliography_knows_what_the_methods_cite():
         ({"claims": claim(disputes=["large-sparse-cnn"])}, "must name claims of other papers"),
         ({"claims": claim(disputes=["to_prune_or_not/gap-grows"])}, "claims of other papers"),
         ({"claims": claim(disputes=["thinet/"])}, "claims of other papers"),
+        ({"when": "on Sundays"}, "field 'when' must be one of: while it trains, "),
+        ({"helps": {"slower": "It is."}}, "no situation 'slower'; there are: faster, file"),
+        ({"helps": {"file": 3}}, "'helps' must map situations to texts"),
+        ({"faithful": "all"}, "field 'faithful' must be a list of texts"),
+        ({"differs": [{"what": "Less."}]}, "differs\\[0\\]: field 'why' is missing"),
         ({"reported": [{"id": "t"}]}, "reported\\[0\\]: field 'caption' is missing"),
     ],
 )

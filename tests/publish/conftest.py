@@ -79,6 +79,7 @@ def chapter(*cells):
         code("'slot'", "hero-slot"),
         code('profile = "quick"', "parameters"),
         *cells,
+        code("'drawing'", "drawing"),
         code("'explorer'", "explorer"),
         code("'hero'", "hero"),
     ]

@@ -34,7 +34,8 @@ def test_build_renders_once_and_keeps_the_old_site_when_a_page_is_broken(ready, 
     assert str(site / "index.html") in said
     first = (site / "notebooks" / "alpha.html").read_text()
     assert "github/owner/name/blob/main/notebooks/alpha.ipynb" in first
-    assert first.count("<title>Falls</title>") == 2  # the hero, at the top and in its place
+    assert first.count("<title>Falls</title>") == 1  # the hero, at the top alone
+    assert "rendering 6 pages with jupyter-book" in said
     assert "profile = " not in first
     assert "fontawesome.js" not in first
     # MathJax only where a formula is, not on every page above it

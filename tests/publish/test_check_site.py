@@ -52,6 +52,12 @@ def test_a_good_site_has_no_findings(site):
     assert told(check_site()) == []
 
 
+def test_a_drawing_made_of_links_needs_a_name_and_no_image_role(site):
+    links = '<svg role="group" aria-label="A map"><a href="beta.html"><path d="M0 0"/></a></svg>'
+    (site / "notebooks" / "alpha.html").write_text(page(links))
+    assert told(check_site()) == []
+
+
 @pytest.mark.parametrize(
     ("body", "what"),
     [
@@ -60,6 +66,10 @@ def test_a_good_site_has_no_findings(site):
         ('<img src="../_static/dot.png" alt="../_images/ab12.png">', "file name for its alt"),
         ('<svg><path d="M0 0"/></svg>', "no role=img with a title"),
         ('<svg role="img"><title> </title><path d="M0 0"/></svg>', "no role=img with a title"),
+        (
+            '<svg role="group"><a href="beta.html"><path d="M0 0"/></a></svg>',
+            "no role=img with a title",
+        ),
         ('<svg role="img"><title>Nothing</title><g></g></svg>', "an SVG that draws nothing"),
         ("<figure><figcaption>Words</figcaption></figure>", "an empty figure"),
         ('<div class="output traceback"><pre>ValueError</pre></div>', "shows a traceback"),

@@ -38,7 +38,7 @@ def add(cell):
         ),
         (lambda nb: nb.metadata.update(widgets={}), "notes of a run"),
         (lambda nb: nb.cells[-1].metadata.update(papermill={}), "notes of a run"),
-        (lambda nb: nb.cells.extend(text("x") for _ in range(42)), "more than 45"),
+        (lambda nb: nb.cells.extend(text("x") for _ in range(44)), "more than 47"),
         (add(code("\n".join(["1"] * 41))), "has 41 lines, more than 40"),
         (add(code("figure()", "hide-input")), "not folded as their tags say"),
         (lambda nb: nb.cells[1].update(source="import sys"), "set-up cell"),

@@ -1,5 +1,8 @@
 import importlib.metadata
 import json
+import sys
+import time
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -48,7 +51,8 @@ def test_two_chapters_one_fails_and_the_other_is_built(book):
     outcomes = execute.execute(None, "smoke", jobs=2, say=lines.append)
 
     assert [(o.slug, o.status) for o in outcomes] == [("alpha", "ran"), ("beta", "failed")]
-    assert "alpha: starts" in lines[0] + lines[1]
+    assert lines[0] == "executing 2 chapters, 2 at a time, longest first"
+    assert "alpha: starts" in lines[1] + lines[2]
     assert any(line.startswith("alpha: done in") for line in lines)
 
     # the good one: its own kernel, its share of the cores, the profile as a parameter
@@ -273,3 +277,25 @@ def test_check_names_chapters_whose_solutions_are_not_right(book):
     (finding,) = check_solutions()
     assert finding.file == "notebooks/alpha.ipynb"
     assert "1 of the solutions are not right" in finding.what
+def test_a_long_run_says_what_it_is_at(book, monkeypatch):
+    monkeypatch.setattr(execute, "HEARTBEAT", 0.05)
+
+    def slow(slug, *_):
+        time.sleep(0.4 if slug == "alpha" else 0.01)
+        return execute.Outcome(slug, "ran", 0.4)
+
+    monkeypatch.setattr(execute, "_execute_one", slow)
+    monkeypatch.setattr(execute, "_last_seconds", lambda slug: 90.0)
+    lines = []
+    execute.execute(None, "smoke", jobs=2, say=lines.append)
+    assert lines[0] == "executing 2 chapters, 2 at a time, longest first, 90 s the last time"
+    told = [line for line in lines if "running:" in line]
+    assert len(told) >= 2
+    assert told[-1] == "1 of 2 done; running: alpha 0 of about 90 s"
+
+
+def test_lines_of_two_threads_do_not_run_into_each_other(monkeypatch):
+    pieces = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=pieces.append, flush=lambda: None))
+    execute.tell("alpha: done")
+    assert pieces == ["alpha: done\n"]  # one write: nothing can come between words and line end

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from survey_lib.cards.card import GROUPS, Claim, Reported, read_card, slugs
+from survey_lib.cards.card import GROUPS, SITUATIONS, Claim, Reported, read_card, slugs
 from survey_lib.evidence.intervals import Interval
 from survey_lib.evidence.verdicts import (
     INCONCLUSIVE,
@@ -15,6 +15,7 @@ from survey_lib.evidence.verdicts import (
 )
 from survey_lib.publish import overview
 from survey_lib.publish.layout import PublishError
+from survey_lib.publish.papers_map import map_figure
 
 EVIL = '<script>alert("x")</script>'
 VOID = {"br", "img", "hr", "input", "meta", "link"}
@@ -98,6 +99,46 @@ def test_the_map_holds_each_paper_once_in_its_group_and_links_only_built_ones():
     bits = page.split("### Bits")[1].split("###")[0]
     assert "LLM.int8()" in bits
     assert "ThiNet" not in bits
+
+
+def test_the_table_of_situations_comes_from_the_cards_with_ready_chapters_first():
+    page = overview.which_markdown(every_card(), {"thinet", "llm_int8"})
+    rows = dict(
+        re.findall(r'<th scope="row">([^<]+)</th><td><ul>(.*?)</ul></td>', page, flags=re.DOTALL)
+    )
+    assert list(rows) == [SITUATIONS[key] for key in SITUATIONS]
+    fast = rows[SITUATIONS["faster"]]
+    assert fast.startswith('<li class="ready"><a href="../notebooks/thinet.html">ThiNet</a>: takes')
+    assert (
+        '<a href="papers/group_fisher.html">Group Fisher pruning</a> <span class="state">' in fast
+    )
+    assert len(re.findall("<li ", page)) == sum(len(card.helps) for card in every_card())
+    for card in every_card():
+        assert card.helps, f"{card.slug} helps nobody"
+    evil = dataclasses.replace(every_card()[0], helps={"file": EVIL}, short=EVIL)
+    assert "<script" not in overview.which_markdown([evil], set())
+
+
+def test_the_figure_of_the_map_shows_each_paper_at_its_year_with_its_mark():
+    cards = every_card()
+    page = map_figure(cards, {"thinet"})
+    wide, narrow = re.findall(r"(?s)<svg.*?</svg>", page)
+    for svg in (wide, narrow):
+        assert len(re.findall(r"<a href=", svg)) == len(cards)
+        assert svg.count('class="ready"') == 1
+        assert '<a href="../notebooks/thinet.html" class="ready"' in svg
+        assert 'aria-label="Rethinking pruning, 2018, after training, planned"' in svg
+        corners = [points.count(",") for points in re.findall(r'<polygon points="([^"]+)"', svg)]
+        assert svg.count("<circle") == sum(c.when == "while it trains" for c in cards)
+        assert corners.count(3) == sum(c.when == "after training" for c in cards)
+        # older papers stand further to the left, whatever their row
+        pattern = r'aria-label="([^,"]+)[^"]*"><title>.*?<text[^>]* x="([\d.]+)"'
+        at = {name: float(x) for name, x in re.findall(pattern, svg)}
+        assert at["ThiNet"] < at["Rethinking pruning"] < at["LLM.int8()"]
+    assert "<script" not in map_figure(
+        [dataclasses.replace(cards[0], headline=EVIL, short=EVIL)], set()
+    )
+    assert map_figure([dataclasses.replace(cards[0], when="")], set()) == ""
 
 
 def test_within_a_group_older_papers_come_first():
@@ -253,14 +294,15 @@ def test_a_card_that_was_never_received_says_so(evil):
 
 
 def test_a_landing_page_is_filled_at_its_marks():
-    page = f"# Title\n\n{overview.MAP}\n\nBetween.\n\n{overview.SCOREBOARD}\n"
+    page = f"# Title\n\n{overview.MAP}\n\nBetween.\n\n{overview.SCOREBOARD}\n\n{overview.WHICH}\n"
     shown = {"thinet": [verdict("four", INCONCLUSIVE)]}
     filled = overview.fill_landing(page, every_card(), shown, {"thinet"})
     assert "<!--" not in filled
     assert (
         filled.index("### Bits") < filled.index("Between.") < filled.index("1 claim of the papers")
     )
-    assert filled.startswith("# Title\n\n### Pruning weights")
+    assert filled.startswith('# Title\n\n<figure class="survey')
+    assert "A file has to be smaller." in filled
     for wrong in ("# Title\n", page + overview.MAP):
         with pytest.raises(PublishError, match="must hold the line <!-- survey: map --> once"):
             overview.fill_landing(wrong, every_card(), shown, set())

@@ -76,6 +76,7 @@ MADE = {
     "survey_lib/experiments/{}/__init__.py",
     "survey_lib/experiments/{}/cells.py",
     "survey_lib/experiments/{}/study.py",
+    "survey_lib/show/drawings/{}.py",
     "survey_lib/show/explorers/{}.py",
     "notebooks/{}.ipynb",
     "tests/methods/test_{}.py",
@@ -358,7 +359,8 @@ def test_what_is_missing_shrinks_as_the_chapter_grows(tree, survey):
         "0 claims", "into reported", "write venue, headline, scale", "arXiv number or DOI",
         "still the survey's", "take out DRAFT", "tests/oracles", "methods/contract.py: add the",
         "results/tune/tiny.jsonl", "results/study/tiny.jsonl", "write the parts", "verdicts.say",
-        "explorers/tiny.py: let the reader move",
+        "explorers/tiny.py: let the reader move", "drawings/tiny.py: draw what the method looks at",
+        "faithful and differs",
     ):  # fmt: skip
         assert words in text, words
     method = tree / "survey_lib/methods/tiny.py"

@@ -67,6 +67,26 @@ def test_rows_of_several_machines_are_told_apart(folder):
     assert re.search(r"- A fast one.*\(removal\)", page)
 
 
+def test_the_figure_has_a_row_for_each_ratio_and_says_how_many_targets_are_met(folder):
+    more = [
+        row(case="slow", ratio=1.5),
+        row(row="Fisher scores", ratio_is="F ÷ one pass", ratio=1.1, target=[None, 1.15]),
+        row(row="half the channels", ratio_is="dense ÷ pruned", ratio=2.0, target=None),
+    ]
+    (folder / "two.jsonl").write_text("".join(json.dumps(r) + "\n" for r in more))
+    page = timings.fill(timings.MARK, folder)
+    assert "2 of 3 ratios reach the target" in page
+    wide, narrow = re.findall(r"(?s)<svg.*?</svg>", page)
+    for svg in (wide, narrow):
+        for words in ("theirs ÷ ours (≥ 2)", "F ÷ one pass (≤ 1.15)", "dense ÷ pruned"):
+            assert words in svg
+    # one fold for each benchmark, its title once
+    assert page.count("<details") == 3
+    assert page.count("Removing half of every group, the groups known") == 1
+    assert page.index("<svg") < page.index("<details")
+    assert not re.search(r"\n\s*\n", page[page.index("<figure") : page.index("</figure>")])
+
+
 def test_efficiency_is_shown_where_it_was_measured(folder):
     found = row(row="half the channels", target=None, mac_ratio=4.0, efficiency=0.75)
     (folder / "two.jsonl").write_text(json.dumps(found) + "\n")

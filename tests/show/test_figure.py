@@ -7,12 +7,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from survey_lib.show import style
 from survey_lib.show.figure import (
+    HERO_PANEL_INCHES,
     _spread,
     band,
     figure,
+    fit_words,
     keep_axis,
     label_ends,
     panels,
@@ -266,3 +269,71 @@ def test_single_panels_and_grids_of_rows_are_drawn_once(opened):
     fig, (ax, _) = panels(2)
     fig.colorbar(ax.imshow([[0, 1]]), ax=ax)  # stands beside its panel, wherever that is
     assert figure(fig, "bar", data=None, **WORDS).html.count("<svg") == 1
+
+
+def texts(fig):
+    """Boxes of all words of a drawn figure, in pixels."""
+    fig.draw_without_rendering()
+    shown = [t for t in fig.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    return {t.get_text(): t.get_window_extent() for t in shown}
+
+
+def test_long_words_are_broken_and_stay_inside():
+    style.use_style()
+    fig, axes = panels(2)
+    axes[0].set(
+        title="a large convolutional net, pruned to the one size of its small opponent",
+        xlabel="the share of all parameters that is kept, in percent of the dense net’s",
+        ylabel="test accuracy minus the dense net’s own, mean over ten replicates",
+    )
+    axes[1].set_title("medium convolutional net, pruned to one and the same size")
+    before = texts(fig)
+    assert max(box.x1 for box in before.values()) > fig.bbox.x1 + 1  # it would be cut
+    fit_words(fig)
+    boxes = texts(fig)
+    for words, box in boxes.items():
+        assert box.x0 >= -1, words
+        assert box.x1 <= fig.bbox.x1 + 1, words
+        assert box.y0 >= -1, words
+        assert box.y1 <= fig.bbox.y1 + 1, words
+    first, second = (next(b for w, b in boxes.items() if w.startswith(s)) for s in ("a la", "medi"))
+    assert first.x1 < second.x0
+    assert "pruned to the one size of its small opponent" in " ".join("\n".join(boxes).split())
+
+
+def test_numbers_at_ticks_never_touch_and_the_ends_stay():
+    style.use_style()
+    fig, (ax,) = panels(1)
+    ticks = [1, 0.5, 0.12, 0.11, 0.1, 0.09]
+    ax.plot(ticks, ticks)
+    keep_axis(ax, ticks)
+    fit_words(fig)
+    shown = [t.label1 for t in ax.xaxis.get_major_ticks() if t.label1.get_visible()]
+    assert {"100 %", "50 %", "9 %"} <= {t.get_text() for t in shown}
+    boxes = sorted((t.get_window_extent() for t in shown), key=lambda box: box.x0)
+    assert all(b.x0 - a.x1 >= 3 for a, b in pairwise(boxes))
+    assert len(shown) < len(ticks)
+    fig.set_size_inches(30, 3)
+    fit_words(fig)
+    again = [t.label1 for t in ax.xaxis.get_major_ticks() if t.label1.get_visible()]
+    assert len(again) == len(ticks)  # with room there is no need to hide any
+    names = ["a rather long name", "another rather long name", "and a third of them, also long"]
+    ax.set_xticks([0.1, 0.11, 0.12], names)
+    fig.set_size_inches(4, 3)
+    fit_words(fig)
+    assert all(t.label1.get_visible() for t in ax.xaxis.get_major_ticks())
+
+
+def test_a_hero_is_low_on_a_phone_and_its_line_labels_still_do_not_overlap(opened):
+    fig, axes = panels(2, height=4)
+    for ax in axes:
+        for i in range(6):
+            ax.plot([0, 1], [0, 1 + i / 100], label=f"line {i}")
+        label_ends(ax)
+    shown = figure(fig, "low", data=DATA, hero=True, **WORDS)
+    narrow = ElementTree.fromstring(re.findall(r"(?s)<svg.*?</svg>", shown.html)[1])
+    assert float(narrow.get("viewBox").split()[3]) == pytest.approx(2 * 72 * HERO_PANEL_INCHES)
+    ends = [t for t in narrow.iter() if t.tag.endswith("text") and "line" in "".join(t.itertext())]
+    assert len(ends) == 12
+    heights = sorted(float(t.get("y")) for t in ends)
+    assert min(b - a for a, b in pairwise(heights)) > 12

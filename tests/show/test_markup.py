@@ -29,7 +29,7 @@ def test_numbers_in_words(value, decimals, words):
     ("region", "unit", "words"),
     [
         ((0.0, None), "", "≥ 0"),
-        ((None, 0.02), "nats", "≤ 0.02 nats"),
+        ((None, 0.02), "nats", "≤ +0.02 nats"),
         ((-0.01, 0.01), "", "between −0.01 and 0.01"),
         ((3, 3), "bytes", "exactly 3 bytes"),
     ],
@@ -72,9 +72,20 @@ def test_differences_of_accuracy_are_told_in_points_with_their_sign():
     assert markup.range_words(gain, unit=share) == "[+1.11, +1.36]"
     assert markup.mean_words(loss, share) == "−7.0"
     assert markup.range_words(loss, unit=share) == "[−9.0, +5.0]"
-    assert markup.mean_words(gain, "nats") == "0.0123"
+    assert markup.mean_words(gain, "nats") == "+0.0123"
     assert markup.amount(0.07, share) == "+7"
     assert markup.amount(0.0, share) == "0"
     assert markup.amount(0.00001, share, 1) == "0.0"
     assert markup.region_words((-0.005, 0.005), share) == "between −0.5 and +0.5 points"
     assert markup.region_words((0.0, None), share) == "≥ 0 points"
+
+
+def test_shares_are_told_in_percent_and_ratios_as_times():
+    gone, file = Interval(0.798, 0.797, 0.799, 5), Interval(0.503, 0.503, 0.503, 1)
+    assert f"{markup.mean_words(gone, 'share of parameters')} % of parameters" == (
+        f"79.80 {markup.unit_words('share of parameters')}"
+    )
+    assert markup.region_words((0.5, None), "share of parameters") == "≥ 50 % of parameters"
+    assert f"{markup.mean_words(file, 'ratio')} {markup.unit_words('ratio')}" == "0.503 times"
+    assert markup.amount(-0.2, "correlation") == "−0.2"
+    assert markup.amount(5e-12, "logits") == "5.00e−12"

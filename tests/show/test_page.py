@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from survey_lib import files
+from survey_lib.cards.card import Difference, read_card
+from survey_lib.publish import layout
 from survey_lib.show import page
 
 from .conftest import verdict
@@ -31,20 +33,37 @@ def test_the_panel_escapes_whatever_a_card_holds(opened, card, verdicts):
     assert "B &amp; &lt;i&gt;C" in html
 
 
-def test_the_strip_has_a_chip_per_claim_that_leads_to_its_row(opened, card, verdicts):
+def test_the_first_tested_claims_are_large_and_the_others_stand_in_a_row(opened, card, verdicts):
     html = page.card_panel(verdicts, card=card).html
-    chips = re.findall(r'<a class="survey-chip ([\w-]+)" href="#([\w-]+)".*?</a>', html)
-    assert chips == [
-        ("reproduced", "verdict-a-mlp"),
+    large, row = html.split('<ul class="survey-more"')
+    assert re.findall(r'<a class="survey-chip ([\w-]+)" href="#([\w-]+)"', large) == [
+        ("reproduced", "verdict-a-mlp")
+    ]
+    assert re.findall(r'<a class="([\w-]+)" href="#([\w-]+)"', row) == [
         ("not-tested-here", "verdict-c"),
         ("not-reproduced", "verdict-b"),  # the paper's own claims come first
     ]
     told = "2 claims of the paper: 1 reproduced, 1 not tested here; 1 by arithmetic"
     assert f"Put to the test: {told}</p>" in html
-    assert re.search(r"✓</span> reproduced", html)
-    assert re.search(r"✗</span> not reproduced", html)
-    assert '<span class="name">A &amp; small</span>' in html
-    assert re.search(r"0\.0116 nats .*\[0\.010[0-9], 0\.01[0-9]+\]", html)
+    assert re.search(r"✓</span> reproduced", large)
+    assert re.search(r"✗</span><span class=\"visually-hidden\">not reproduced: ", row)
+    assert '<span class="name">A &amp; small</span>' in large
+    assert re.search(r"\+0\.0116 nats .*\[\+0\.010[0-9], \+0\.01[0-9]+\]", large)
+    assert "nats" not in row
+
+
+def test_large_claims_are_the_cards_first_three_whatever_came_out():
+    made = [verdict([], ident="x", not_tested="too large")] + [
+        verdict([v, v, v, v, v], ident=f"c{i}", unit="share of images", kind=kind)
+        for i, (v, kind) in enumerate(
+            [(-0.2, "paper"), (0.3, "ours"), (0.1, "paper"), (0.4, "paper"), (0.5, "paper")]
+        )
+    ]
+    assert [v.claim.id for v in page.decisive(made)] == ["c0", "c2", "c3"]
+    assert [v.claim.id for v in page.decisive([v for v in made if v.claim.kind == "ours"])] == [
+        "c1"
+    ]
+    assert page.decisive(made[:1]) == []
 
 
 def test_the_panel_holds_the_papers_facts(opened, card, verdicts):
@@ -58,6 +77,24 @@ def test_the_panel_holds_the_papers_facts(opened, card, verdicts):
     facts = page.facts_panel(card).html
     assert "arxiv.org" in facts
     assert '<ul class="survey-strip">' not in facts
+
+
+def test_the_box_says_what_is_faithful_and_what_differs(opened, card):
+    assert "survey-faithful" not in page.facts_panel(card).html  # the card says nothing
+    told = replace(card, faithful=("As <b>printed</b>.",), differs=(Difference("Less.", "Time."),))
+    html = page.facts_panel(told).html
+    box = html[html.index('<div class="survey-faithful">') :]
+    assert "<li>As &lt;b&gt;printed&lt;/b&gt;.</li>" in box
+    assert '<li>Less. <span class="why">Time.</span></li>' in box
+
+
+@pytest.mark.parametrize("slug", layout.chapters())
+def test_every_chapters_card_fills_the_box(slug):
+    card = read_card(slug)
+    assert len(card.faithful) >= 3
+    assert len(card.differs) >= 3
+    for line in (*card.faithful, *(part for one in card.differs for part in (one.what, one.why))):
+        assert line.endswith("."), line
 
 
 def test_badges_lead_to_this_repository(opened, card, verdicts, monkeypatch, tmp_path):

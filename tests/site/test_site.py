@@ -182,6 +182,18 @@ def picture(drawing):
     return drawing.evaluate("e => e.tagName === 'CANVAS' ? e.toDataURL() : e.outerHTML")
 
 
+@pytest.mark.parametrize(("width", "lowest"), [(1280, 900), (375, 1400)])
+def test_the_main_figure_is_on_the_first_screens_and_printed_once(width, lowest, site, browser):
+    for slug in layout.chapters():
+        with visit(browser, width) as one:
+            page = one.open((site / "notebooks" / f"{slug}.html").as_uri())
+            assert page.locator(".survey-hero").count() == 1, slug
+            ends = page.locator(".survey-hero svg:visible").bounding_box()
+            assert ends["y"] + ends["height"] <= lowest, slug
+            assert page.locator(".survey-strip > li").count() <= 3, slug
+            assert page.locator("a[href='#main-figure']").count() == 1, slug
+
+
 def test_explorer_offers_a_table(site, browser):
     for name in explorers(site):
         context = browser.new_context(java_script_enabled=False)

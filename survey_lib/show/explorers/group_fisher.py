@@ -90,7 +90,9 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
                 axis=alt.Axis(format="%")),
         color=colour,
     )  # fmt: skip
-    words = flat.mark_text(dy=-7).encode(x=place, y=alt.Y("left:Q"), text="units:N")
+    # on a phone there is no room over a bar for "13 of 16"
+    short = flat.transform_calculate(short="replace(datum.units, ' of ', '/')")
+    words = short.mark_text(dy=-7).encode(x=place, y=alt.Y("left:Q"), text="short:N")
     share = alt.X("macs:Q", title="share of the MACs left", axis=alt.Axis(format="%"))
     share = share.scale(domain=[0.2, 0.95], reverse=True, nice=False)
 

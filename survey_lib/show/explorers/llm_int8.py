@@ -64,9 +64,12 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         return alt.layer(
             curve.mark_line().encode(x=size, y=y, color=colour),
             at.mark_point(filled=True, size=130, opacity=1),
-            at.mark_text(dx=6, dy=-14, align="right", fontWeight="bold").encode(
-                text=told(value, percent=True)
-            ),
+            # beside the axis a centred number would lie on the axis's own
+            at.mark_text(
+                dy=-14,
+                fontWeight="bold",
+                align={"expr": "datum.scale < 2 ? 'left' : datum.scale > 32 ? 'right' : 'center'"},
+            ).encode(text=told(value, percent=True)),
         )
 
     top, share = (max(rows[column]) for column in ("error", "in_16_bit"))
