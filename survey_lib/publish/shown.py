@@ -33,6 +33,7 @@ _PROMPTS = (
     ("survey-explorer", "Code of this explorer"),
     ("survey-figure", "Code of this figure"),
     ("survey-table", "Code of this table"),
+)
 HERO_PLACE = '<span id="main-figure"></span>'
 HERO_BACK = (
     '<p class="survey survey-note">This part’s first figure is '

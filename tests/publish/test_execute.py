@@ -277,6 +277,8 @@ def test_check_names_chapters_whose_solutions_are_not_right(book):
     (finding,) = check_solutions()
     assert finding.file == "notebooks/alpha.ipynb"
     assert "1 of the solutions are not right" in finding.what
+
+
 def test_a_long_run_says_what_it_is_at(book, monkeypatch):
     monkeypatch.setattr(execute, "HEARTBEAT", 0.05)
 
