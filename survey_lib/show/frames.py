@@ -64,12 +64,12 @@ def against_dense(df: pd.DataFrame, value: str = "accuracy", dense: str = "dense
     Raises:
         ValueError: a seed has two dense runs, so that it is not known which one is meant.
     """
-    some = df[df[value].notna()]
-    base = some[some.arm == dense].set_index("seed")[value]
+    some = df.dropna(subset=[value])
+    base = some.loc[some.arm == dense].set_index("seed")[value]
     if base.index.has_duplicates:
         twice = sorted(set(base.index[base.index.duplicated()]))
         raise ValueError(f"against_dense: seeds {twice} have two runs of {dense!r}; choose one")
-    some = some[some.seed.isin(base.index)]
+    some = some.loc[some.seed.isin(base.index)]
     return some.assign(change=100 * (some[value] - some.seed.map(base)))
 
 

@@ -49,12 +49,12 @@ def forest(
     ax.set_yticks(range(len(looks)), [str(c.get("label", row)) for row, (_, c) in looks.items()])
     ax.set_ylim(len(looks) - 0.5, -0.5)
     if zero:
-        ax.axvline(0, **(style.line("dense", marker="") | {"label": "_zero"}))
+        ax.axvline(0, **style.line("dense", marker="", label="_zero"))
 
 
 def whisker(ax: Axes, x: float, row: Mapping[Hashable, Any], key: str, **changes: Any) -> None:
     """One net's mean and interval at ``x``; ``row`` has ``mean``, ``low`` and ``high``."""
-    look = style.line(key) | {"linestyle": "none"} | changes
+    look: dict[str, Any] = style.line(key) | {"linestyle": "none"} | changes
     # the interval apart, so that a label at the line's end finds a line
     _errorbar(ax, row, x, look | {"label": "_", "marker": ""}, across=False)
     ax.plot([x], [row["mean"]], **look)
@@ -80,7 +80,7 @@ def crosses(ax: Axes, x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Se
 
 def dense_line(ax: Axes, value: float, *, below: bool = False) -> None:
     """The dense net: a dashed line across, named at its left end, above it or ``below``."""
-    ax.axhline(value, **(style.line("dense", marker="") | {"label": "_dense"}))
+    ax.axhline(value, **style.line("dense", marker="", label="_dense"))
     ax.annotate(
         "dense", (0, value), xycoords=ax.get_yaxis_transform(), color=style.INK,
         xytext=(4, -3 if below else 3), textcoords="offset points",
