@@ -90,7 +90,7 @@ OPTIONS = {
 }
 SIZE = 64
 BATCH = 2
-SECONDS = 900
+SECONDS = 300
 GIGABYTES = 14
 AT_ONCE = 2
 OUT = "zoo.json"
@@ -269,15 +269,14 @@ def main() -> None:
     path = files.Path(given.out)
     old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     known = {row["net"]: row for row in old}
-    for row in rows(given.only, sides, given.at_once):
-        known[row["net"]] = known.get(row["net"], {}) | row
     order = [n for names in LISTS.values() for n in names]
     versions = {n: version(n) for n in ("torch", "torchvision", "timm", "torch-pruning")}
-    about = {
-        "commit": commit(), "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        **machine(), "versions": versions, "rows": [known[n] for n in order if n in known],
-    }  # fmt: skip
-    files.write_atomic(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    about = {"commit": commit(), **machine(), "versions": versions}
+    for row in rows(given.only, sides, given.at_once):
+        known[row["net"]] = known.get(row["net"], {}) | row
+        about["made"] = datetime.now(UTC).isoformat(timespec="seconds")
+        about["rows"] = [known[n] for n in order if n in known]
+        files.write_atomic(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
