@@ -237,8 +237,8 @@ SIZES = {
                             by_hand=read_by_b),
     "a comparison": whole(lambda: rows(lambda m, y: y * 2 if y.shape[1] > 4 else y), ROWS,
                           by_hand=read_by_b),
-    "a loop": Case(lambda: rows(lambda m, y: sum(y.roll(i, 0) for i in range(y.shape[1] % 3))),
-                   TOKENS, (NOTHING, REFUSED), by_hand=read_by_b),
+    "a loop": free(lambda: rows(lambda m, y: sum(y.roll(i, 0) for i in range(y.shape[1] % 3))),
+                   TOKENS, by_hand=read_by_b),  # over five tokens, not over channels
     "len of a transposed one": whole(lambda: rows(lambda m, y: y / len(y.t())), ROWS,
                                      by_hand=read_by_b),
     "a later tensor's": whole(lambda: rows(lambda m, y: y.relu() / y.tanh().shape[1]), ROWS,
@@ -425,7 +425,7 @@ def tokens(y: Tensor) -> Tensor:
 OPERATORS = {
     "mT": lambda y: y.flatten(2).mT,
     "mH": lambda y: y.flatten(2).mH,
-    "T of two axes": lambda y: y.mean((2, 3)).t()[:, :, None].T,
+    "T of two axes": lambda y: y.mean((2, 3)).t().T[:, None],
     "data": lambda y: tokens(y.data),
     "detach": lambda y: tokens(y.detach()),
     "real": lambda y: tokens(y.real),
@@ -1000,7 +1000,7 @@ WRAPPED = {
     "a standardised maker": Case(
         lambda: chain(Standardised(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 2, 1)), IMAGES,
         (EXACT, NOTHING, REFUSED)),
-    "pieces in a list": whole(Listed, IMAGES),
+    "pieces in a list": free(Listed, IMAGES),
     "nothing that is trained": Case(lambda: chain(nn.ReLU()), IMAGES, (NOTHING, REFUSED)),
 }  # fmt: skip
 
