@@ -130,9 +130,7 @@ def recipes(graph: ChannelGraph, seeds: int = 3) -> dict[str, Recipe]:
 
     def some(count: Callable[[int], int]) -> Recipe:
         return {
-            g.name: sorted(
-                draw.choice(g.size, max(g.least, count(g.size)), replace=False).tolist()
-            )
+            g.name: sorted(draw.choice(g.size, max(g.least, count(g.size)), replace=False).tolist())
             for g in graph.prunable
         }
 
