@@ -170,8 +170,9 @@ class _Bound(nn.Module):
 
 def counted_macs(model: nn.Module, example: Example) -> int:
     """MACs per example, of any kind of example."""
-    try:  # in float32, which is faster by far
+    try:  # in float32, which is faster by far; frozen, as some operators have no gradient
         single = copy.deepcopy(model).float(), converted(example, torch.float32)
+        single[0].requires_grad_(False)
         outputs(*single)
         model, example = single
     except RuntimeError:  # a net that insists on its type, or is not to be copied
