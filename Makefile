@@ -10,7 +10,7 @@ UV     := $(shell command -v uv 2>/dev/null)
 PROFILE ?= quick
 
 .DEFAULT_GOAL := help
-.PHONY: help install verify book test test-site test-lab test-colab test-slow serve lint format bench lock clean study
+.PHONY: help install verify book test test-site test-lab test-colab test-slow mutate serve lint format bench lock clean study
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ test-colab: $(STAMP)  ## every chapter with the versions Colab has, from this tr
 
 test-slow: $(STAMP)  ## faults and other minutes-long checks
 	$(BIN)/python -m pytest -q -m slow
+
+mutate: $(STAMP)  ## put one-line faults into mechanics and methods: how many do tests notice? (hours)
+	$(BIN)/python -m tests.mutation
 
 serve: $(STAMP)  ## show the built site on this machine
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html 8000

@@ -43,7 +43,6 @@ Act = Callable[[str, Tensor, int, Positions], Tensor | None]
 CONVOLUTION = {torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}  # → axes of space
 TRANSPOSED = {torch.conv_transpose1d: 1, torch.conv_transpose2d: 2, torch.conv_transpose3d: 3}
 SPACE = {**CONVOLUTION, **TRANSPOSED, F.linear: 0}
-NO_LAYER: tuple[str, object, dict[str, Slice]] = ("", object(), {})
 
 
 def readers(
@@ -122,10 +121,10 @@ class _Reading(TorchFunctionMode):
     ) -> object:
         kwargs = kwargs or {}
         if func in SPACE:
-            weight = args[1] if len(args) > 1 else kwargs.get("weight")
-            path, known, places = self.layers.get(id(weight), NO_LAYER)
-            if known is weight:
-                x = args[0] if args else kwargs["input"]
+            weight: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
+            if id(weight) in self.layers:
+                path, _, places = self.layers[id(weight)]
+                x: Tensor = args[0] if args else kwargs["input"]
                 axis = x.ndim - 1 - SPACE[func]
                 key = id(weight), x.shape[axis]
                 if key not in self.on_input:

@@ -22,7 +22,7 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -181,7 +181,7 @@ def _plain_layer(where: str, module: nn.Module) -> None:
             "torch.nn.utils.parametrize.remove_parametrizations first"
         )
     for key, p in module._parameters.items():
-        if isinstance(p, UninitializedTensorMixin):
+        if isinstance(p, (UninitializedParameter, UninitializedBuffer)):
             raise GraphError(
                 f"{where} is lazy and has no weights yet; run the net once on an example first"
             )

@@ -34,13 +34,9 @@ def rearrange(call: Call) -> Any:
     strides = [0] * x.ndim
     strides[labels.axis] = 1
     probe = torch.empty(len(labels.ids), device="meta").as_strided(x.shape, strides)
-    result = call.run(probe) if is_meta(probe) else None
-    where = [
-        d
-        for d in range(result.ndim)
-        if result.stride(d) == 1 and result.shape[d] == len(labels.ids)
-    ]
-    if len(labels.ids) == 1 or len(where) != 1:
+    result, n = call.run(probe), len(labels.ids)
+    where = [d for d in range(result.ndim) if result.stride(d) == 1 and result.shape[d] == n]
+    if n == 1 or len(where) != 1:
         return call.net.put(call.run(), _by_marks(call, x, labels))
     return call.net.put(call.run(), Labels(where[0], labels.ids))
 
