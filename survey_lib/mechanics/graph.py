@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from survey_lib.mechanics.grouping import grouped_units
 from survey_lib.mechanics.groups import CONV, NORMS, TRANSPOSED, ChannelGraph, GraphError
 from survey_lib.mechanics.labels import NO_LABELS, Extent, Labelling, is_meta
-from survey_lib.mechanics.proof import tensors_of
+from survey_lib.mechanics.proof import forget, tensors_of
 from survey_lib.mechanics.rules import ALWAYS, RULES, Call, Rule, apply, unknown
 from survey_lib.mechanics.rules.call import numbers_only
 from survey_lib.tasks.modes import evaluating
@@ -202,6 +202,7 @@ def _restored(net: Labelling) -> Iterator[None]:
     """What a forward pass leaves in modules is taken back."""
     before = [(m, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for _, m in net.paths]
     try:
+        forget(net.model)
         yield
     finally:
         for m, attributes, buffers, parameters in before:

@@ -38,7 +38,7 @@ class Qkv(nn.Module):
         self.num_heads, self.head_dim, self.fused = heads, width // heads, fused
 
     def forward(self, x):
-        n, t, c = x.shape
+        n, t, _ = x.shape
         qkv = self.qkv(x).reshape(n, t, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         if self.fused:
@@ -54,6 +54,7 @@ class Separate(nn.Module):
     def __init__(self, width=12, heads=4, shared=1):
         super().__init__()
         self.heads, self.kv_heads, self.each = heads, heads // shared, width // heads
+        self.times = shared
         self.q, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.k, self.v = (nn.Linear(width, width // shared) for _ in range(2))
 
@@ -62,8 +63,8 @@ class Separate(nn.Module):
         q = self.q(x).view(n, t, self.heads, self.each).transpose(1, 2)
         k = self.k(x).view(n, t, self.kv_heads, self.each).transpose(1, 2)
         v = self.v(x).view(n, t, self.kv_heads, self.each).transpose(1, 2)
-        if self.kv_heads != self.heads:
-            k, v = (s.repeat_interleave(self.heads // self.kv_heads, 1) for s in (k, v))
+        if self.times > 1:
+            k, v = (s.repeat_interleave(self.times, 1) for s in (k, v))
         y = torch.softmax(q @ k.transpose(2, 3) / self.each**0.5, -1) @ v
         return self.out(y.transpose(1, 2).flatten(2))
 
@@ -193,15 +194,26 @@ def test_heads_and_neurons_of_hugging_face(make, heads):
 
 
 def test_a_swin_with_its_table_of_relative_positions():
-    swin = pytest.importorskip("torchvision.models.swin_transformer")
+    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = swin.SwinTransformer([2, 2], 16, [2, 1], [2, 4], [4, 4], num_classes=3)
+    model = timm.models.SwinTransformer(
+        img_size=32, patch_size=2, embed_dim=16, depths=(2, 1), num_heads=(2, 4), window_size=4,
+        num_classes=3,
+    )  # fmt: skip
     found = judge(model, normal(2, 3, 32, 32), seeds=1)
     assert found.word == EXACT, str(found)
     graph = trace_groups(model, normal(2, 3, 32, 32).double())
     tables = [s for g in graph.prunable for s in g.slices if "relative_position" in s.tensor]
-    assert {s.role for s in tables} == {"through"}
-    assert len(tables) == 3  # one a block
+    assert [s.role for s in tables] == ["through"] * 3  # one a block
+
+
+def test_a_swin_whose_code_names_the_width_keeps_its_heads():
+    swin = pytest.importorskip("torchvision.models.swin_transformer")
+    torch.manual_seed(0)
+    model = swin.SwinTransformer([2, 2], 16, [2, 1], [2, 4], [4, 4], num_classes=3)
+    found = judge(model, normal(2, 3, 32, 32), seeds=0)
+    assert found.word == EXACT, str(found)
+    assert "gives one axis the other's size" in found.protected["features.1.0.attn.qkv"]
 
 
 # Equal shares of a grouped convolution.
@@ -251,15 +263,25 @@ def test_a_share_keeps_the_number_of_groups():
 
 @pytest.mark.parametrize("grouped", ["whole", "share"])
 def test_gates_on_a_resnext_are_the_derivative_of_the_loss(grouped):
-    from survey_lib.mechanics.gates import gate_gradients
+    from survey_lib.mechanics.statistics import gate_gradients
 
-    model, x = randomised(ResNeXt()), IMAGES.double()
+    model, x, y = randomised(ResNeXt()), IMAGES.double(), torch.tensor([0, 1])
     graph = trace_groups(model, x, grouped=grouped)
-    found = gate_gradients(model, graph, x, torch.tensor([0, 1]))
-    assert {g.name for g in graph.prunable} <= set(found)
-    for group in graph.prunable:
-        assert found[group.name].shape[-1] == group.size
-        assert found[group.name].abs().max() > 0
+    found = gate_gradients(model, graph, F.cross_entropy, x, y).single()
+    # one mask by hand, before the layer that reads the grouped convolution's channels
+    units = graph["a"].size
+    gate = torch.ones(units, dtype=torch.float64, requires_grad=True)
+    shape = (units, 4) if grouped == "whole" else (4, units)
+
+    def gated(_module, given):
+        mask = gate.view(-1, 1) if grouped == "whole" else gate.view(1, -1)
+        return (given[0] * mask.expand(shape).reshape(1, 16, 1, 1),)
+
+    with model.b.register_forward_pre_hook(gated):
+        F.cross_entropy(model(x), y).backward()
+    assert gate.grad is not None
+    assert torch.allclose(found["a"]["b"].mean(0), gate.grad, atol=1e-12)
+    assert set(found["a"]) == {"g", "b"}  # the grouped convolution has a mask of its own
 
 
 # Hybrids of convolutions and transformer blocks.
@@ -440,7 +462,10 @@ LAYERS = {
     "global response norm": whole(through(GRN), IMAGES, "mean"),
     "efficient channel attention": whole(through(Eca), IMAGES, "."),
     "local response norm": whole(through(lambda: nn.LocalResponseNorm(3)), IMAGES, "."),
-    "shuffle": whole(lambda: maps(lambda m, y: shuffled(y)), IMAGES, "number|two axes"),
+    "shuffle": free(lambda: maps(lambda m, y: shuffled(y)), IMAGES),
+    "shuffle by number": whole(lambda: maps(
+        lambda m, y: y.view(2, 2, 4, 8, 8).transpose(1, 2).reshape(2, 8, 8, 8)), IMAGES,
+        "number|two axes"),
     "nn.ChannelShuffle": whole(through(lambda: nn.ChannelShuffle(2)), IMAGES, "shuffle"),
     "pixel shuffle": whole(lambda: maps(lambda m, y: F.pixel_shuffle(y, 2), 2), IMAGES, "shuffle"),
     "pixel unshuffle": Case(lambda: maps(lambda m, y: F.pixel_unshuffle(y, 2), 32), IMAGES,
@@ -449,7 +474,7 @@ LAYERS = {
                     "number|two axes"),
     "a recurrent layer": whole(
         lambda: rows(lambda m, y: m.r(y)[0], r=nn.LSTM(8, 8, batch_first=True)), TOKENS,
-        "lstm|LSTM"),
+        "depends on their number|lstm"),
     "bilinear": whole(lambda: rows(lambda m, y: m.m(y, y), m=nn.Bilinear(8, 8, 8)), ROWS,
                       "bilinear"),
     "standardised weights": Case(
