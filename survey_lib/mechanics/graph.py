@@ -29,9 +29,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from survey_lib.mechanics.grouping import grouped_units
 from survey_lib.mechanics.groups import CONV, NORMS, TRANSPOSED, ChannelGraph, GraphError
 from survey_lib.mechanics.labels import NO_LABELS, Extent, Labelling, is_meta
-from survey_lib.mechanics.proof import tensors_of
+from survey_lib.mechanics.proof import forget, tensors_of
 from survey_lib.mechanics.rules import ALWAYS, RULES, Call, Rule, apply, unknown
-from survey_lib.mechanics.rules.call import numbers_only
+from survey_lib.mechanics.rules.call import numbers_only, shapes_only
 from survey_lib.tasks.modes import evaluating
 
 Example = Tensor | tuple | Mapping[str, Any]
@@ -202,6 +202,7 @@ def _restored(net: Labelling) -> Iterator[None]:
     """What a forward pass leaves in modules is taken back."""
     before = [(m, dict(m.__dict__), dict(m._buffers), dict(m._parameters)) for _, m in net.paths]
     try:
+        forget(net.model)
         yield
     finally:
         for m, attributes, buffers, parameters in before:
@@ -251,12 +252,26 @@ def _ruled(net: Labelling, forward: Callable, rule: Rule) -> Callable:
         with torch._C.DisableTorchFunction():
             for t in (*module.parameters(), *module.buffers()):
                 net.touched.add(id(t))
-            call = Call(net, forward, type(module).__name__, args, kwargs)
+            call = Call(net, _on_zeros(net, forward), type(module).__name__, args, kwargs)
             if not any(net.of(t) for t in call.tensors):
                 return call.give(call.run(), None)
             return apply(call, rule)
 
     return ruled
+
+
+def _on_zeros(net: Labelling, forward: Callable) -> Callable:
+    """A forward that is given zeros for shapes: a kernel of the user's may know no shapes."""
+    device = next(iter(net.tensors.values())).device if net.tensors else torch.device("cpu")
+
+    def zeros(t: Any) -> Any:
+        return torch.zeros(t.shape, dtype=t.dtype, device=device) if is_meta(t) else t
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*tree_map(zeros, args), **tree_map(zeros, kwargs))
+        return shapes_only(out) if any(map(is_meta, tree_leaves((args, kwargs)))) else out
+
+    return run
 
 
 class _Tracing(TorchFunctionMode):

@@ -119,6 +119,18 @@ def copied(model: nn.Module, memo: dict | None = None) -> nn.Module:
         raise GraphError(f"{type(model).__name__} cannot be copied: {why}") from None
 
 
+def forget(model: nn.Module) -> None:
+    """What modules computed from their weights and keep, they drop, as when moved or converted.
+
+    A module that keeps such a thing (timm: biases of attention) says so by an ``_apply`` of its
+    own, without which it would be wrong after ``.to()`` as well.
+    """
+    for module in model.modules():
+        kind = type(module)
+        if kind._apply is not nn.Module._apply and not kind.__module__.startswith("torch."):
+            module._apply(lambda t: t)
+
+
 def tensors_of(value: Any, depth: int = 0) -> Iterator[Tensor]:
     """Every tensor in whatever a net returns."""
     if isinstance(value, Tensor):

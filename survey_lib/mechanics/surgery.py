@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from survey_lib import files
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import CONV, NORMS, TRANSPOSED, ChannelGraph
-from survey_lib.mechanics.proof import check_removal, copied
+from survey_lib.mechanics.proof import check_removal, copied, forget
 from survey_lib.mechanics.sparse import StorageError
 from survey_lib.tasks.modes import evaluating
 from survey_lib.tasks.states import distinct, fill
@@ -134,6 +134,7 @@ def _smaller(
             setattr(module, attribute, getattr(module, attribute) - each * len(units))
     for module in small.modules():
         _tell_sizes(module)
+    forget(small)
     return small
 
 

@@ -23,6 +23,7 @@ LISTS = {
 }
 """Lists of nets in the order of the tables, with their titles."""
 EXACT, NOTHING, REFUSED, WRONG = "exact", "nothing prunable", "refused", "wrong"
+UNTRIED = "not tried"
 OURS, PEER = "ours", "torch-pruning"
 
 Row = Mapping[str, Any]
@@ -38,7 +39,8 @@ def read(path: Path | None = None) -> dict[str, Any]:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         for row in kept["rows"]:
-            _ = row["net"], row["list"], row[OURS]["word"], row[PEER]["word"]
+            _ = row["net"], row["list"], row[OURS]["word"]
+            row.setdefault(PEER, {"word": UNTRIED})
         _ = kept["versions"]["timm"], kept["versions"][PEER], kept["made"], kept["commit"]
     except (OSError, ValueError, KeyError, TypeError):
         raise PublishError(
@@ -89,9 +91,12 @@ def summary(kept: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"{said} {_versions(kept)}"])
 
 
-def _counts(rows: Sequence[Row]) -> list[int]:
+def _counts(rows: Sequence[Row]) -> list[int | str]:
     """Ours: exact, nothing, refused; the peer's: exact, crashes, wrong or nothing."""
     ours, peer = [r[OURS]["word"] for r in rows], [r[PEER]["word"] for r in rows]
+    peer = [word for word in peer if word != UNTRIED]
+    if not peer:
+        return [*(ours.count(word) for word in (EXACT, NOTHING, REFUSED)), UNTRIED, "–", "–"]
     crashes = sum(word.startswith("crashes") or word == "no answer" for word in peer)
     exact = peer.count(EXACT)
     return [

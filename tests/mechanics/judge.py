@@ -125,16 +125,16 @@ def first_line(error: BaseException) -> str:
 
 
 def recipes(graph: ChannelGraph, seeds: int = 3) -> dict[str, Recipe]:
-    """One unit left everywhere, all but one, and random parts."""
+    """As few units left as may be, one as a rule; all but one; and random parts."""
     draw = np.random.default_rng(0)
 
     def some(count: Callable[[int], int]) -> Recipe:
         return {
-            g.name: sorted(draw.choice(g.size, count(g.size), replace=False).tolist())
+            g.name: sorted(draw.choice(g.size, max(g.least, count(g.size)), replace=False).tolist())
             for g in graph.prunable
         }
 
-    found = {"one unit left": some(lambda n: 1), "all but one": some(lambda n: max(1, n - 1))}
+    found = {"one unit left": some(lambda n: 1), "all but one": some(lambda n: n - 1)}
     for seed in range(seeds):
         found[f"random {seed}"] = some(lambda n: int(draw.integers(1, n + 1)))
     return found
@@ -170,8 +170,9 @@ class _Bound(nn.Module):
 
 def counted_macs(model: nn.Module, example: Example) -> int:
     """MACs per example, of any kind of example."""
-    try:  # in float32, which is faster by far
+    try:  # in float32, which is faster by far; frozen, as some operators have no gradient
         single = copy.deepcopy(model).float(), converted(example, torch.float32)
+        single[0].requires_grad_(False)
         outputs(*single)
         model, example = single
     except RuntimeError:  # a net that insists on its type, or is not to be copied
@@ -303,6 +304,7 @@ def _judged(
         raise Wrong(miscounted)
     if again:
         _second_round(small, example, got, options)
+        _trained_on(model, small, example)
     sentence = _proof(model, graph, recipe)
     if sentence:
         raise Wrong(f"exact, yet its own proof refuses it: {sentence}")
@@ -353,7 +355,7 @@ def _costs(
 def _second_round(
     small: nn.Module, example: Example, reference: list[Tensor], options: dict[str, Any]
 ) -> None:
-    """A pruned net can be pruned again, as exactly, and can be trained on."""
+    """A pruned net can be pruned again, as exactly."""
     try:
         graph = trace_groups(small, example, **options)
         recipe = list(recipes(graph, 1).values())[-1]
@@ -365,12 +367,24 @@ def _second_round(
     error = distance(got, want) / max(distance(got, reference), 1e-6 * scale)
     if not error < TOLERANCE:
         raise Wrong(f"second round: silent difference of {error:.2g}")
-    try:
-        for p in smaller.parameters():
-            p.requires_grad_()
-        sum(t.square().sum() for t in tensors(call(smaller, example))).backward()
-    except Exception as error:
-        raise Wrong(f"the smaller net cannot be trained: {first_line(error)}") from error
-    for name, p in smaller.named_parameters():
+
+
+def _trained_on(model: nn.Module, small: nn.Module, example: Example) -> None:
+    """The pruned net can be trained, where the dense one can: some operators have no gradient."""
+    small, dense = copy.deepcopy(small), copy.deepcopy(model).eval()
+    why = _untrainable(small, example)
+    if why and not _untrainable(dense, example):
+        raise Wrong(f"the smaller net cannot be trained: {why}")
+    for name, p in small.named_parameters():
         if p.grad is not None and p.grad.shape != p.shape:
             raise Wrong(f"the gradient of {name} has another shape")
+
+
+def _untrainable(net: nn.Module, example: Example) -> str:
+    """Why no gradient can be had; empty where it can."""
+    net.requires_grad_(True)
+    try:
+        sum(t.square().sum() for t in tensors(call(net, example))).backward()
+    except Exception as error:
+        return first_line(error)
+    return ""

@@ -30,10 +30,16 @@ def test_the_engine_as_it_is_passes():
 
 
 def spoil_graph(monkeypatch, spoil):
+    """Groups that are wrong, in an engine that doesn't check itself."""
+
     def trace(model, example, **options):
         return spoil(TRACE(model, example, **options))
 
+    def apply(model, graph, recipe, **options):
+        return APPLY(model, graph, recipe, **options | {"check": False})
+
     monkeypatch.setattr(court, "trace_groups", trace)
+    monkeypatch.setattr(court, "apply_recipe", apply)
 
 
 def spoil_net(monkeypatch, spoil):
@@ -157,16 +163,37 @@ def test_a_refusal_that_changes_the_net_is_wrong(monkeypatch):
 def test_a_difference_that_the_engine_itself_refuses_is_a_refusal_by_its_proof(monkeypatch):
     def apply(model, graph, recipe, **options):
         if options == court.UNPROVEN:
-            return APPLY(model, graph, recipe, **options)
+            return APPLY(model, graph, recipe, check=False)
         raise GraphError("a: off by 1")
 
-    monkeypatch.setattr(court, "UNPROVEN", {"inplace": False})
     monkeypatch.setattr(court, "apply_recipe", apply)
     found = verdict()
     assert (found.word, "its own proof refuses" in found.reason) == (WRONG, True)
     spoil_graph(monkeypatch, without("in", "b", "weight"))
+    monkeypatch.setattr(court, "apply_recipe", apply)
     found = verdict()
     assert (found.word, found.proof, found.reason) == (REFUSED, True, "a: off by 1")
+
+
+def test_the_engines_own_check_refuses_a_graph_that_forgets(monkeypatch):
+    spoil_graph(monkeypatch, without("in", "b", "weight"))
+    monkeypatch.setattr(court, "apply_recipe", APPLY)
+    found = verdict()
+    assert (found.word, found.proof) == (REFUSED, True)
+    assert "removing units of" in found.reason
+    assert "nothing was changed" in found.reason
+
+
+def test_a_net_that_cannot_be_trained_though_the_dense_one_can_is_wrong(monkeypatch):
+    spoil_net(monkeypatch, lambda small, dense: untrainable(small))
+    found = verdict(seeds=0, again=True)
+    assert (found.word, "cannot be trained" in found.reason) == (WRONG, True), found.reason
+
+
+def untrainable(net):
+    """Its answers have no gradient."""
+    net.head.register_forward_hook(lambda _module, _given, out: out.detach())
+    return net
 
 
 def test_a_protected_net_is_told_from_an_exact_one(monkeypatch):

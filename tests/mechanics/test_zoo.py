@@ -16,7 +16,7 @@ from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import GraphError
 from survey_lib.mechanics.surgery import apply_recipe
 from tests.mechanics.judge import EXACT, judge
-from tests.mechanics.zoo import DRAWN, LISTS, NAMED, OUT, build
+from tests.mechanics.zoo import DRAWN, LISTS, NAMED, OUT, SEEDS, build
 
 FAST = (
     "torchvision:resnet18", "torchvision:squeezenet1_1", "timm:resnet18", "timm:lcnet_050",
@@ -42,7 +42,7 @@ def test_a_fast_slice_is_exact(name):
 @pytest.mark.parametrize("name", ALL)
 def test_every_net_is_what_the_record_says(name):
     model, x = build(name)
-    found, said = judge(model, x, seeds=1), recorded()[name]
+    found, said = judge(model, x, seeds=SEEDS), recorded()[name]
     assert (found.word, found.groups, found.units) == (said["word"], said["groups"], said["units"])
     if found.word != EXACT:
         assert found.reason == said["reason"]

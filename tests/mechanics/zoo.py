@@ -14,15 +14,15 @@ parameters, the first by name among equals.
 import argparse
 import copy
 import json
+import multiprocessing
 import resource
-import subprocess
-import sys
 import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from time import perf_counter
 from typing import Any
 
@@ -90,7 +90,8 @@ OPTIONS = {
 }
 SIZE = 64
 BATCH = 2
-SECONDS = 900
+SECONDS = 300
+SEEDS = 0  # a recipe at random is part of the second round, on the net that is pruned already
 GIGABYTES = 14
 AT_ONCE = 2
 OUT = "zoo.json"
@@ -145,7 +146,7 @@ def ours(name: str) -> dict[str, Any]:
     """The judge's verdict on a net."""
     model, x = build(name)
     dense = sum(p.numel() for p in model.parameters())
-    found = asdict(judge(model, x, seeds=1))
+    found = asdict(judge(model, x, seeds=SEEDS))
     shape = list(x.shape[1:])
     return {"input": shape, "params": dense, **found}
 
@@ -221,63 +222,75 @@ def theirs(name: str) -> dict[str, Any]:
 # All nets.
 
 
-def run_one(name: str, side: str) -> dict[str, Any]:
-    """One side's result on one net, from a process with limits."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.mechanics.zoo", "--net", name]
-    start = perf_counter()
+def results(jobs: Iterable[tuple[str, str]], at_once: int) -> Iterator[tuple[str, str, dict]]:
+    """(net, side) → its result, each from a process of its own with limits, a few at a time."""
+    import timm  # noqa: F401 — once, here: processes are copies of this one
+    import torch_pruning  # noqa: F401
+
+    fork, waiting = multiprocessing.get_context("fork"), list(jobs)
+    running: dict[Connection, tuple[str, str, BaseProcess, float]] = {}
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            name, side = waiting.pop(0)
+            receive, send = fork.Pipe(duplex=False)
+            process = fork.Process(target=_work, args=(name, side, send))
+            process.start()
+            send.close()
+            running[receive] = name, side, process, perf_counter()
+        ready = wait(list(running), timeout=1)
+        for receive, (name, side, process, start) in list(running.items()):
+            seconds = perf_counter() - start
+            if receive in ready:
+                try:
+                    found = receive.recv() | {"seconds": round(seconds, 1)}
+                except EOFError:  # killed, by the limit of memory as a rule
+                    process.join()
+                    found = {"word": "no answer", "reason": f"exit status {process.exitcode}"}
+            elif seconds > SECONDS:
+                process.kill()
+                found = {"word": "no answer", "reason": f"not done in {SECONDS} s"}
+            else:
+                continue
+            process.join()
+            del running[receive]
+            yield name, side, found
+
+
+def _work(name: str, side: str, send: Connection) -> None:
+    """One side of one net, in its own process."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    resource.setrlimit(resource.RLIMIT_AS, (GIGABYTES << 30, GIGABYTES << 30))
     try:
-        done = subprocess.run(
-            [*command, "--side", side], capture_output=True, text=True, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return {"word": "no answer", "reason": f"not done in {SECONDS} s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines or not lines[-1].startswith("{"):
-        said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return {"word": "no answer", "reason": said}
-    return json.loads(lines[-1]) | {"seconds": round(perf_counter() - start, 1)}
-
-
-def rows(only: str, sides: list[str], at_once: int) -> Iterator[dict[str, Any]]:
-    """A row for each net, its sides as processes, a few at a time."""
-    wanted = [(kind, n) for kind, names in LISTS.items() for n in names if only in f"{kind} {n}"]
-    with ThreadPoolExecutor(at_once) as pool:
-        waiting = {(n, side): pool.submit(run_one, n, side) for _, n in wanted for side in sides}
-        for kind, n in wanted:
-            row = {"net": n, "list": kind}
-            for side in sides:
-                row[side] = waiting[n, side].result()
-                print(f"{n} · {side}: {row[side]['word']} {row[side].get('reason', '')}"[:200],
-                      flush=True)  # fmt: skip
-            yield row
+        found = (theirs if side == "torch-pruning" else ours)(name)
+    except Exception as error:
+        found = {"word": "no answer", "reason": first_line(error)}
+    send.send(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="judge the engine on the zoo")
     parser.add_argument("--only", default="", help="nets, or lists, whose name holds this word")
-    parser.add_argument("--net", help="one net, in this process; prints a line of JSON")
     parser.add_argument("--side", choices=("ours", "torch-pruning"), help="one side only")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="processes at a time")
     parser.add_argument("--out", default=str(files.results_dir() / OUT))
     given = parser.parse_args()
-    if given.net:
-        torch.set_num_threads(1)
-        resource.setrlimit(resource.RLIMIT_AS, (GIGABYTES << 30, GIGABYTES << 30))
-        print(json.dumps((theirs if given.side == "torch-pruning" else ours)(given.net)))
-        return
     sides = [given.side] if given.side else ["ours", "torch-pruning"]
     path = files.Path(given.out)
     old = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     known = {row["net"]: row for row in old}
-    for row in rows(given.only, sides, given.at_once):
-        known[row["net"]] = known.get(row["net"], {}) | row
     order = [n for names in LISTS.values() for n in names]
     versions = {n: version(n) for n in ("torch", "torchvision", "timm", "torch-pruning")}
-    about = {
-        "commit": commit(), "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        **machine(), "versions": versions, "rows": [known[n] for n in order if n in known],
-    }  # fmt: skip
-    files.write_atomic(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    about = {"commit": commit(), **machine(), "versions": versions}
+    torch.set_num_threads(1)
+    lists = {n: kind for kind, names in LISTS.items() for n in names}
+    wanted = [n for n, kind in lists.items() if given.only in f"{kind} {n}"]
+    for name, side, found in results([(n, s) for n in wanted for s in sides], given.at_once):
+        print(f"{name} · {side}: {found['word']} {found.get('reason', '')}"[:300], flush=True)
+        known.setdefault(name, {"net": name, "list": lists[name]})[side] = found
+        about["made"] = datetime.now(UTC).isoformat(timespec="seconds")
+        about["rows"] = [known[n] for n in order if n in known]
+        files.write_atomic(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,13 @@ def test_a_wrong_net_is_named():
     assert "and wrongly: timm:bad." in zoo.summary({**KEPT, "rows": rows})
 
 
+def test_where_the_peer_was_not_tried_the_record_says_so(tmp_path):
+    write(tmp_path, {**KEPT, "rows": [{k: v for k, v in ROWS[0].items() if k != zoo.PEER}]})
+    kept = zoo.read(tmp_path / "zoo.json")
+    assert f"| {zoo.LISTS['named']} | 1 | 0 | 0 | not tried | – | – |" in zoo.summary(kept)
+    assert "| exact, 3e-15 | not tried |" in zoo.tables(kept)
+
+
 def test_the_page_tells_every_net_and_why():
     page = zoo.fill(f"Above\n\n{zoo.MARK}\n", KEPT)
     assert "| one | 3 × 64 × 64 | 1,234 | exact, 3e-15 | exact, 2e-16 |" in page

@@ -115,7 +115,9 @@ def einsum(call: Call) -> Any:
         return call.give(result, None)
     size = {c: n for term, t in zip(terms, operands, strict=True)
             for c, n in zip(term, t.shape, strict=True)}  # fmt: skip
-    macs = math.prod(size.values()) if len(terms) > 1 else 0
+    # a product over no letter is taken element by element, which is counted nowhere
+    summed = any(c not in out for c in size)
+    macs = math.prod(size.values()) if len(terms) > 1 and summed else 0
     found: dict[str, np.ndarray] = {}
     for term, lab in zip(terms, labels, strict=True):
         if lab is None:

@@ -140,9 +140,13 @@ def regroup(
 
 
 def _rank(size: Any) -> int:
-    """Which of several axes does shrink: heads by name, what follows by itself, others."""
+    """Which of several axes does shrink: heads by name, what follows by itself, others.
+
+    ``head_dim`` and ``attention_head_size`` say how wide a head is, not how many there are.
+    """
     tags = size.tags if isinstance(size, Extent) else ()
-    if any("head" in attribute for _, attribute in tags):
+    names = [attribute for _, attribute in tags]
+    if any("head" in n and not any(word in n for word in ("dim", "size")) for n in names):
         return 2
     return 0 if tags else 1
 
