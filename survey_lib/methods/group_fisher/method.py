@@ -6,11 +6,10 @@ gradient vanishes, and the Fisher information stands for :math:`H_{ii}` (equatio
 
 .. math:: s_i \propto \sum_n \Big( \sum_{x \in X} \frac{\partial L_n}{\partial m_i^x} \Big)^2 ,
 
-where :math:`X` holds the copies of :math:`m_i` in the coupled layers: those that read the channel,
-and the grouped or depthwise convolution that carries it. It is divided by what the removal saves
-now, :math:`\Delta`. While the net trains on, every :math:`d` steps the one unit with
-the smallest :math:`s_i / \Delta` gets :math:`m_i = 0` (algorithm 2). At the budget the masked units
-are removed for good, and the net is tuned.
+where :math:`X` holds the copies of :math:`m_i` in the layers that read the channel and in the
+grouped or depthwise convolution that carries it. It is divided by what the removal saves now,
+:math:`\Delta`. While the net trains on, every :math:`d` steps the one unit with the smallest
+:math:`s_i / \Delta` gets :math:`m_i = 0` (algorithm 2). At the budget masked units are removed.
 
 Faithful: masks on inputs, sum over coupled layers before squaring, grouped and depthwise
 convolutions pruned a whole group at a time, :math:`\Delta` in activations or MACs of the net as it
