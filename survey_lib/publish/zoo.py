@@ -76,7 +76,7 @@ def stamp(readme: str, kept: Mapping[str, Any]) -> str:
 def summary(kept: Mapping[str, Any]) -> str:
     """How many nets of each list each side prunes exactly, as a table with a sentence below."""
     lines = [
-        "| nets | exact | nothing to prune | refused | torch-pruning: exact | crashes | wrong |",
+        "| nets | exact | nothing to prune | refused | torch-pruning: exact | crashes or no answer | wrong |",
         "| --- | --: | --: | --: | --: | --: | --: |",
     ]
     rows: Sequence[Row] = kept["rows"]
@@ -92,7 +92,7 @@ def summary(kept: Mapping[str, Any]) -> str:
 
 
 def _counts(rows: Sequence[Row]) -> list[int | str]:
-    """Ours: exact, nothing, refused; the peer's: exact, crashes, wrong or nothing."""
+    """Ours: exact, nothing, refused; the peer's: exact, crashes or no answer, others."""
     ours, peer = [r[OURS]["word"] for r in rows], [r[PEER]["word"] for r in rows]
     peer = [word for word in peer if word != UNTRIED]
     if not peer:
