@@ -23,7 +23,7 @@ LISTS = {
 }
 """Lists of nets in the order of the tables, with their titles."""
 EXACT, NOTHING, REFUSED, WRONG = "exact", "nothing prunable", "refused", "wrong"
-UNTRIED = "not tried"
+UNTRIED, NO_ANSWER = "not tried", "no answer"
 OURS, PEER = "ours", "torch-pruning"
 
 Row = Mapping[str, Any]
@@ -76,7 +76,8 @@ def stamp(readme: str, kept: Mapping[str, Any]) -> str:
 def summary(kept: Mapping[str, Any]) -> str:
     """How many nets of each list each side prunes exactly, as a table with a sentence below."""
     lines = [
-        "| nets | exact | nothing to prune | refused | torch-pruning: exact | crashes | wrong |",
+        "| nets | exact | nothing to prune | refused | torch-pruning: exact "
+        "| crashes or no answer | wrong |",
         "| --- | --: | --: | --: | --: | --: | --: |",
     ]
     rows: Sequence[Row] = kept["rows"]
@@ -85,19 +86,21 @@ def summary(kept: Mapping[str, Any]) -> str:
         if found:
             lines.append(f"| {title} | " + " | ".join(map(str, _counts(found))) + " |")
     ours = [row[OURS]["word"] for row in rows]
-    wrong = [row["net"] for row in rows if row[OURS]["word"] not in (EXACT, NOTHING, REFUSED)]
+    wrong = [row["net"] for row in rows if row[OURS]["word"] == WRONG]
+    open_ = [row["net"] for row in rows if row[OURS]["word"] == NO_ANSWER]
     said = f"{ours.count(EXACT)} of {len(rows)} nets are pruned exactly"
     said += f" and wrongly: {', '.join(wrong)}." if wrong else "; none is pruned wrongly."
+    said += f" No answer in time: {', '.join(open_)}." if open_ else ""
     return "\n".join([*lines, "", f"{said} {_versions(kept)}"])
 
 
 def _counts(rows: Sequence[Row]) -> list[int | str]:
-    """Ours: exact, nothing, refused; the peer's: exact, crashes, wrong or nothing."""
+    """Ours: exact, nothing, refused; the peer's: exact, crashes or no answer, others."""
     ours, peer = [r[OURS]["word"] for r in rows], [r[PEER]["word"] for r in rows]
     peer = [word for word in peer if word != UNTRIED]
     if not peer:
         return [*(ours.count(word) for word in (EXACT, NOTHING, REFUSED)), UNTRIED, "–", "–"]
-    crashes = sum(word.startswith("crashes") or word == "no answer" for word in peer)
+    crashes = sum(word.startswith("crashes") or word == NO_ANSWER for word in peer)
     exact = peer.count(EXACT)
     return [
         *(ours.count(word) for word in (EXACT, NOTHING, REFUSED)),

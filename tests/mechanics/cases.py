@@ -87,10 +87,6 @@ def free(make: Callable[[], nn.Module], example: Example, **more: Any) -> Case:
     return Case(make, example, (EXACT,), free=("a",), **more)
 
 
-def either(make: Callable[[], nn.Module], example: Example, **more: Any) -> Case:
-    return Case(make, example, (EXACT, NOTHING), **more)
-
-
 def refused(make: Callable[[], nn.Module], example: Example, says: str) -> Case:
     return Case(make, example, (REFUSED,), says=says)
 

@@ -50,7 +50,7 @@ def test_a_word_is_found_as_it_stands_in_a_sentence(text, name, words):
         "```python\nMAC = 1\n```",
         "[what MACs are](elsewhere)",
         '<b title="MAC">x</b>',
-        "MACHINE, EMAC, sub-MAC",
+        "MACHINE, QMAC, sub-MAC",
         "mac and native",
     ],
 )

@@ -42,6 +42,9 @@ def test_the_summary_counts_each_list_and_side():
 def test_a_wrong_net_is_named():
     rows = [*ROWS, {**ROWS[0], "net": "timm:bad", "ours": side("wrong", reason="off")}]
     assert "and wrongly: timm:bad." in zoo.summary({**KEPT, "rows": rows})
+    rows = [*ROWS, {**ROWS[0], "net": "timm:slow", "ours": side("no answer", reason="off")}]
+    said = zoo.summary({**KEPT, "rows": rows})
+    assert "none is pruned wrongly. No answer in time: timm:slow." in said
 
 
 def test_where_the_peer_was_not_tried_the_record_says_so(tmp_path):

@@ -69,6 +69,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         x="of:Q", y=y, text=told("kept")
     )
     x = alt.X("removed:Q", title="channels removed", scale=alt.Scale(nice=False))
+    last = int(rows.removed.max())
 
     def along(
         value: str, title: str, scale: alt.Scale, *, percent: bool = True
@@ -80,7 +81,15 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         return alt.layer(
             line,
             at.mark_point(filled=True, size=130, opacity=1),
-            at.mark_text(dy=-15, fontWeight="bold").encode(text=told(value, percent=percent)),
+            # at the ends a centred number would lie on the axis's own, or beyond the chart
+            at.mark_text(
+                dy=-15,
+                fontWeight="bold",
+                align={
+                    "expr": f"datum.removed < {0.1 * last} ? 'left' : "
+                    f"datum.removed > {0.9 * last} ? 'right' : 'center'"
+                },
+            ).encode(text=told(value, percent=percent)),
         )
 
     share = alt.Scale(domain=[0, 1.12], nice=False)
