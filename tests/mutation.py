@@ -30,10 +30,15 @@ MECHANICS, METHODS = "tests/mechanics/test_", "tests/methods/test_"
 ENGINE = [f"{MECHANICS}{name}.py" for name in ("graph", "costs", "surgery", "blocks", "gates")]
 TESTS: dict[str, list[str]] = {
     **dict.fromkeys(
-        [f"mechanics/{n}.py" for n in ("graph", "groups", "grouping", "labels", "rules", "proof")],
-        ENGINE,
+        [f"mechanics/{n}.py" for n in ("graph", "groups", "grouping", "labels", "proof")]
+        + [
+            f"mechanics/rules/{n}.py"
+            for n in ("__init__", "axes", "call", "elements", "layers", "making", "moves", "pieces",
+                      "products", "table", "views")
+        ],
+        [f"{MECHANICS}{n}.py" for n in ("cases", "kinds_of_nets", "own_rules")] + ENGINE,
     ),
-    "mechanics/blocks.py": [f"{MECHANICS}blocks.py", f"{MECHANICS}costs.py"],
+    "mechanics/counting.py": ["tests/measure/test_macs.py", "tests/measure/test_measure.py"],
     "mechanics/budget.py": [f"{MECHANICS}selection.py", "tests/test_battery.py"],
     "mechanics/costs.py": [f"{MECHANICS}{name}.py" for name in ("costs", "surgery", "blocks")],
     "mechanics/filters.py": [f"{METHODS}channel_baselines.py", f"{METHODS}closer_look.py"],
