@@ -30,8 +30,15 @@ from survey_lib.mechanics.grouping import grouped_units
 from survey_lib.mechanics.groups import CONV, NORMS, TRANSPOSED, ChannelGraph, GraphError
 from survey_lib.mechanics.labels import NO_LABELS, Extent, Labelling, is_meta
 from survey_lib.mechanics.proof import forget, tensors_of
-from survey_lib.mechanics.rules import ALWAYS, RULES, Call, Rule, apply, unknown
-from survey_lib.mechanics.rules.call import numbers_only, shapes_only
+from survey_lib.mechanics.rules.call import (
+    Call,
+    Rule,
+    apply,
+    numbers_only,
+    shapes_only,
+    unknown,
+)
+from survey_lib.mechanics.rules.table import ALWAYS, RULES
 from survey_lib.tasks.modes import evaluating
 
 Example = Tensor | tuple | Mapping[str, Any]
@@ -106,7 +113,7 @@ def trace_groups(
         model: any net; left as it is.
         example: an input (batch first), a tuple of inputs, or a dict of inputs by keyword.
         rules: what to do at layers or functions of your own: a class of module, or a function of
-            torch → rule (see :mod:`survey_lib.mechanics.rules`: ``follow``, ``pin``, ``tie``).
+            torch → rule (see :mod:`survey_lib.mechanics.rules.own`: ``follow``, ``pin``, ``tie``).
         grouped: what a unit of a grouped convolution is: ``whole`` groups, or an equal ``share``
             of every group, which keeps their number.
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import GraphError
-from survey_lib.mechanics.rules import follow, pin, tie
+from survey_lib.mechanics.rules.own import follow, pin, tie
 from survey_lib.mechanics.surgery import apply_recipe
 from tests.mechanics.cases import IMAGES, Case, check
 from tests.mechanics.judge import EXACT, NOTHING, fingerprint, judge
