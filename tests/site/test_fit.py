@@ -82,7 +82,8 @@ TABLES = """() => {
 CHANGES = """async () => {
   let count = 0;
   const watch = new MutationObserver(seen => { count += seen.length; });
-  watch.observe(document.querySelector("article") || document.body, { attributes: true, subtree: true });
+  const where = document.querySelector("article") || document.body;
+  watch.observe(where, { attributes: true, subtree: true });
   await new Promise(done => setTimeout(done, 300));
   return count;
 }"""
