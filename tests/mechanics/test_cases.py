@@ -426,6 +426,9 @@ OPERATORS = {
     "logsumexp": lambda y: tokens(y) - torch.logsumexp(y, (1, 2, 3))[:, None, None],
     "any": lambda y: tokens(y) * tokens(y).any(-1, keepdim=True),
     "item": lambda y: tokens(y) * y.sum().item(),
+    "where of one": lambda y: tokens(y) + torch.where(y > 0)[0].sum(),
+    "argwhere": lambda y: tokens(y) + torch.argwhere(y > 0).sum(),
+    "nonzero": lambda y: tokens(y) + (y > 0).nonzero().sum(),
     "outer": lambda y: tokens(y) + torch.outer(y[:, 0, 0, 0], y[0, :, 0, 0])[:, None],
     "triu": lambda y: tokens(y).triu(),
     "diagonal": lambda y: tokens(y) + y.diagonal(dim1=2, dim2=3).mT[:, :1],
@@ -483,7 +486,10 @@ PINNED = {
 UNFOLLOWED = {
     "numpy": "Net: control flow that depends on the data",
     "tolist": "Net: control flow that depends on the data",
-    "item": "Net: control flow that depends on the data",
+    **dict.fromkeys(
+        ("item", "where of one", "argwhere", "nonzero"),
+        "Net: control flow that depends on the data",
+    ),
     "vmap": "Net: flatten reads a tensor of unseen origin (made by compiled or scripted code)",
 }
 """Where contents are asked for, or the operator goes round the table."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from survey_lib.measure.macs import count_macs
 from survey_lib.measure.size import count_activations, count_parameters
@@ -297,3 +297,39 @@ def test_the_full_recipe_changes_nothing():
     x = example(model)
     graph = trace_groups(model, x)
     assert torch.equal(apply_recipe(model, graph, full_recipe(graph))(x), model(x))
+
+
+class Biased(nn.Module):
+    """Keeps a bias computed from its weights, and drops it when moved, as timm's attention does."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(width))
+        self.kept: Tensor | None = None
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = self.table.detach().exp()
+        return x * self.kept
+
+    def _apply(self, fn, recurse=True):
+        self.kept = None
+        return super()._apply(fn, recurse)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_a_module_computed_from_its_weights_and_keeps_is_computed_anew(inplace):
+    model = randomised(nn.Sequential(nn.Linear(4, 6), Biased(6), nn.Linear(6, 2)))
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).double()
+    output = model(x)
+    assert model[1].kept is not None  # it has run before it is traced
+    graph = trace_groups(model, x)
+    assert [g.name for g in graph.prunable] == ["0"]
+    torch.testing.assert_close(model(x), output)
+    with torch.no_grad():
+        model[2].weight[:, [1, 4]] = 0
+    want = model(x)
+    assert model[1].kept is not None  # and again before it is cut
+    small = apply_recipe(model, graph, {"0": [0, 2, 3, 5]}, inplace=inplace)
+    assert small[1].table.shape == (4,)
+    torch.testing.assert_close(small(x), want, rtol=0, atol=EXACT)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from survey_lib.mechanics.labels import Extent, Labels, is_meta
 from survey_lib.mechanics.rules.call import Call
+from survey_lib.mechanics.rules.elements import pointwise
 
 
 def like(call: Call) -> Any:
@@ -54,3 +55,10 @@ def truth(call: Call) -> Any:
             "take it out of forward, or give trace_groups a rule for the module",
         )
     return call.func(*call.args, **call.kwargs)
+
+
+def where(call: Call) -> Any:
+    """``where(condition, a, b)`` element by element; ``where(condition)`` asks for indices."""
+    if len(call.args) + len(call.kwargs) == 1:
+        return truth(call)
+    return pointwise(call)

@@ -12,7 +12,7 @@ from survey_lib.mechanics.rules.layers import (
     prelu,
     transposed,
 )
-from survey_lib.mechanics.rules.making import factory, like, truth, write
+from survey_lib.mechanics.rules.making import factory, like, truth, where, write
 from survey_lib.mechanics.rules.moves import index, narrow, rearrange, repeat, repeat_interleave
 from survey_lib.mechanics.rules.pieces import chunk, concatenate, glu, split, unbind
 from survey_lib.mechanics.rules.products import attention, einsum, matmul
@@ -35,7 +35,7 @@ BY_RULE: tuple[tuple[Rule, str], ...] = (
      "rtruediv divide true_divide floordiv ifloordiv rfloordiv floor_divide pow ipow rpow "
      "remainder mod imod fmod maximum minimum fmax fmin atan2 eq ne lt le gt ge greater less "
      "greater_equal less_equal not_equal logical_and logical_or logical_xor and or xor iand ior "
-     "ixor rand ror rxor clamp clip clamp_min clamp_max where masked_fill addcmul addcdiv lerp "
+     "ixor rand ror rxor clamp clip clamp_min clamp_max masked_fill addcmul addcdiv lerp "
      "copysign hypot float_power xlogy isclose copy"),
     (conv, "conv1d conv2d conv3d"),
     (transposed, "conv_transpose1d conv_transpose2d conv_transpose3d"),
@@ -86,7 +86,8 @@ BY_RULE: tuple[tuple[Rule, str], ...] = (
      "zeros ones empty full rand randn new_zeros new_ones new_empty new_full"),
     (write,
      "setitem index_put index_copy index_add scatter scatter_add masked_scatter index_fill"),
-    (truth, "truth item tolist nonzero numpy allclose equal is_nonzero"),
+    (truth, "truth item tolist nonzero argwhere numpy allclose equal is_nonzero"),
+    (where, "where"),
 )
 # fmt: on
 RULES: dict[str, Rule] = {name: rule for rule, names in BY_RULE for name in names.split()}
