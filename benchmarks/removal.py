@@ -9,7 +9,7 @@ proof that a graph's first recipe is exact is off in both and has a row of its o
 import copy
 
 from benchmarks.common import line, take_turns, write
-from benchmarks.zoo import FAMILIES, halves, images, net, peer_fresh, peer_prune, peer_step
+from benchmarks.zoo import CUT, halves, images, net, peer_fresh, peer_prune, peer_step
 from survey_lib.measure.size import count_parameters
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.surgery import apply_recipe
@@ -17,7 +17,7 @@ from survey_lib.mechanics.surgery import apply_recipe
 
 def main() -> None:
     rows = []
-    for name in FAMILIES:
+    for name in CUT:
         model, x = net(name), images(1, 64)
         graph = trace_groups(model, x)
         recipe = halves(graph)

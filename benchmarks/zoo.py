@@ -18,6 +18,12 @@ FAMILIES = (
     "timm:regnety_002", "timm:convnext_atto", "timm:vovnet39a",
 )  # fmt: skip
 
+CUT = (
+    "resnet18", "mobilenet_v2", "densenet121", "timm:resnet26d", "timm:efficientnet_b0",
+    "timm:vovnet39a", "timm:darknet17", "timm:ese_vovnet19b_dw",
+)  # fmt: skip
+"""Nets that both sides cut alike; of regnety_002 and convnext_atto torch-pruning makes others."""
+
 
 def net(name: str) -> nn.Module:
     """A net of torchvision, or of timm where the name says so, with fixed weights, in eval mode."""

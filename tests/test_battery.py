@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import inspect
 import random
+import re
 
 import numpy as np
 import pytest
@@ -326,6 +327,13 @@ def test_tables_of_a_kind_have_the_same_columns(name, changes, task_for):
     assert [k for k, v in told.items() if v] == [kind]
 
 
+@cases("weights", "channels")
+def test_a_tuning_that_diverges_says_so(name, changes, task_for):
+    hot = dataclasses.replace(TUNING, lr=1e12, schedule="constant", warmup=0.0)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        run(name, changes, task_for(name), tuning=hot)
+
+
 # ---- steered by a budget
 
 
@@ -334,6 +342,16 @@ def test_a_budget_out_of_reach_is_refused(name, changes, task_for):
     small = Budget(FULL[METHODS[name].kind].metric, 0.001)
     with pytest.raises(BudgetNotMet, match=r"0\.001 (of|is) "):
         run(name, changes, task_for(name), budget=small, tuning=TUNING)
+
+
+@cases("weights", "channels")
+def test_the_share_that_a_refusal_names_is_met(name, changes, task_for):
+    """Rounded to nearest, it would be refused in its turn."""
+    metric = FULL[METHODS[name].kind].metric
+    with pytest.raises(BudgetNotMet) as said:
+        run(name, changes, task_for(name), budget=Budget(metric, 0.001))
+    named = re.findall(r"(?<!=)\b0\.\d+", str(said.value).replace("budget of 0.001", ""))
+    run(name, changes, task_for(name), budget=Budget(metric, float(named[-1])))
 
 
 @cases("weights", "channels")

@@ -1,12 +1,18 @@
 """Budgets: how much of the dense net may be kept, and of what."""
 
 from dataclasses import dataclass
+from math import ceil
 
 METRICS = ("macs", "params", "nonzeros", "activations", "bits")
 
 
 class BudgetNotMet(ValueError):
     """A budget the method cannot reach; the message says what was reachable."""
+
+
+def reachable(share: float) -> str:
+    """A share that can be reached, in four digits: rounded up, so that a budget so large is met."""
+    return f"{ceil(1e4 * share) / 1e4:.4g}"
 
 
 @dataclass(frozen=True)

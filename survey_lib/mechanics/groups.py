@@ -141,3 +141,27 @@ class ChannelGraph:
         units = sum(g.size for g in self.prunable)
         head = f"{self.model}: {len(self.prunable)} prunable groups of {units} units"
         return "\n".join([head, *map(repr, self.groups)])
+
+
+def internal_groups(graph: ChannelGraph) -> tuple[ChannelGroup, ...]:
+    """The prunable groups that lie inside one block: no sum and no concatenation shares them.
+
+    One layer reads them besides the gates of their own block (squeeze and excite). What several
+    branches read is the stream between the blocks, also where nothing was added to it yet: the stem
+    before a first block with a shortcut of its own.
+    """
+    made = {s.module: g for g in graph.groups for s in g.producers}
+
+    def gates(reader: str, group: ChannelGroup) -> bool:
+        """Whether what a reader makes comes back to the group, and goes nowhere else."""
+        squeezed = made.get(reader)
+        own = {s.module for s in group.producers}
+        back = {s.module for s in squeezed.consumers} if squeezed else set()
+        return squeezed is not group and bool(back) and back <= own
+
+    return tuple(
+        g
+        for g in graph.prunable
+        if not {"residual", "concatenated"} & set(g.kinds)
+        and sum(not gates(r, g) for r in {s.module for s in g.consumers}) == 1
+    )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from survey_lib.mechanics.budget import Budget, BudgetNotMet
+from survey_lib.mechanics.budget import Budget, BudgetNotMet, reachable
 from survey_lib.tasks.task import Task, Training
 from survey_lib.tasks.train import History, training
 
@@ -156,7 +156,7 @@ def final_sparsity(
     if share >= 1:
         raise BudgetNotMet(
             f"{method}: keeping {budget.keep:.4g} of {total} parameters would empty every "
-            f"pruned layer; more than {(total - prunable) / total:.4g} is reachable"
+            f"pruned layer; more than {reachable((total - prunable) / total)} is reachable"
         )
     return share
 

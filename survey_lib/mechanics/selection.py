@@ -5,13 +5,12 @@ budget. A step is one unit, or ``round_to`` units of one group.
 """
 
 from collections.abc import Mapping, Sequence
-from math import ceil
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from survey_lib.mechanics.budget import Budget, BudgetNotMet
+from survey_lib.mechanics.budget import Budget, BudgetNotMet, reachable
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.surgery import Recipe
@@ -111,7 +110,7 @@ def select(
     if path[-1] > target:
         raise BudgetNotMet(
             f"{graph.model}: {budget.metric}={budget.keep:.4g} is out of reach with these groups; "
-            f"down to {path[-1] / costs.dense:.4g} is reachable"
+            f"down to {reachable(path[-1] / costs.dense)} is reachable"
         )
     return {graph.groups[g].name: sorted(int(u) for u in order[g][n:]) for g, n in taken.items()}
 
@@ -124,11 +123,10 @@ def check_reach(graph: ChannelGraph, budget: Budget, least: np.ndarray, method: 
         ValueError: channels cannot be budgeted by this metric.
     """
     costs = Costs(graph, budget.metric)
-    share = costs(least) / costs.dense
     if costs(least) > budget.keep * costs.dense:
         raise BudgetNotMet(
             f"{method}: {budget.metric}={budget.keep:.4g} is out of reach for {graph.model}; "
-            f"down to {ceil(1e4 * share) / 1e4:.4g} is reachable"
+            f"down to {reachable(costs(least) / costs.dense)} is reachable"
         )
     return costs
 

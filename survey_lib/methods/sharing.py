@@ -19,6 +19,7 @@ from survey_lib.tasks.train import (
     History,
     Step,
     batches,
+    check_finite,
     fit,
     layout,
     pass_steps,
@@ -123,11 +124,16 @@ def finished(
         table: as :class:`Compressed` takes it.
         recipe: units kept by the groups that lost some.
         trace: what else happened on the way.
+
+    Raises:
+        FloatingPointError: the training diverged.
     """
     rest = History()
     steps = total_steps(task, tuning) if tuning else 0
     if tuning and len(loss) < steps:
         rest = fit(small, task, for_steps(task, tuning, steps - len(loss)), generator=generator)
+    elif tuning:
+        check_finite(small, task)
     loss = loss + rest.loss
     return Compressed(
         small,

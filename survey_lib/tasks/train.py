@@ -185,7 +185,8 @@ def training(
         A :class:`Step` after each backward pass.
 
     Raises:
-        FloatingPointError: the loss is not finite; names the step.
+        FloatingPointError: the loss is not finite, or weights are not after the last step; names
+            the step.
         ValueError: no such optimiser or schedule, or nothing that may move.
     """
     recipe = recipe or task.training
@@ -200,6 +201,7 @@ def training(
     try:
         for number in itertools.count():
             if number >= n_steps:
+                check_finite(model, task)
                 return
             rows = next(order)
             x, y = task.train.x[rows].to(device), task.train.y[rows].to(device)
@@ -221,6 +223,17 @@ def training(
             step.move()
     finally:
         model.eval()
+
+
+def check_finite(model: nn.Module, task: Task) -> None:
+    """Raise FloatingPointError where the last step of a training left weights that are no numbers.
+
+    A step that goes too far shows in the loss of the next one, and the last has none.
+    """
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise FloatingPointError(
+            f"{task.name}: weights are not finite after the last step; lower the learning rate"
+        )
 
 
 def fit(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from survey_lib.mechanics.graph import trace_groups
-from survey_lib.mechanics.groups import GraphError
+from survey_lib.mechanics.groups import GraphError, internal_groups
 from survey_lib.tasks.models import build_model
 from tests.mechanics.toys import (
     Concatenated,
@@ -273,3 +273,32 @@ def test_tracing_leaves_the_net_as_it_was():
 def test_an_unknown_group_is_named():
     with pytest.raises(KeyError, match="no channel group 'c'; there are: a, b, head"):
         traced(Plain)["c"]
+
+
+class Bottlenecks(nn.Module):
+    """A stem, and a block with a shortcut of its own, as ResNet-50 begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 4, 1), nn.Conv2d(4, 4, 3)
+        self.c, self.down = nn.Conv2d(4, 8, 1), nn.Conv2d(6, 8, 3)
+        self.head = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.head(self.c(self.b(self.a(x).relu()).relu()) + self.down(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "inside"),
+    [
+        (Bottlenecks, {"a", "b"}),  # the stem feeds two branches: it is the stream
+        (Plain, {"a", "b"}),
+        (Residual, set()),
+        (Concatenated, {"c"}),
+        (Scaled, {"a", "down", "b"}),  # its second reader is its own gate
+        (Depthwise, {"a", "b"}),
+    ],
+)
+def test_what_lies_inside_a_block(make, inside):
+    assert {g.name for g in internal_groups(traced(make))} == inside

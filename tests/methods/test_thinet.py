@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import DenseNet
 
 from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.costs import Costs
@@ -19,6 +22,7 @@ from survey_lib.methods.thinet.shares import kept_numbers, read_by_convolutions
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.models import build_model
 from survey_lib.tasks.task import load_task
+from survey_lib.tasks.train import fit, total_steps
 from tests.conftest import in_double
 from tests.oracles import thinet as slow
 
@@ -36,11 +40,11 @@ def draw(m, c, seed=0):
 class Net(nn.Module):
     """Two convolutions with whatever lies between them, and a head."""
 
-    def __init__(self, between=(), stride=1, padding=1, bias=True, kernel=3):
+    def __init__(self, between=(), stride=1, padding=1, bias=True, kernel=3, dilation=1):
         super().__init__()
         self.first = nn.Conv2d(2, 5, 3, padding=1)
         self.between = nn.Sequential(nn.ReLU(), *between)
-        self.second = nn.Conv2d(5, 4, kernel, stride, padding, bias=bias)
+        self.second = nn.Conv2d(5, 4, kernel, stride, padding, dilation, bias=bias)
         self.head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 
     def forward(self, x):
@@ -69,6 +73,10 @@ NETS = {
     "norm between": lambda: Net(between=(nn.BatchNorm2d(5),)),
     "one by one": lambda: Net(kernel=1, padding=0),
     "wide stride and kernel": lambda: Net(kernel=5, stride=3, padding=2),
+    "dilated": lambda: Net(dilation=2, padding=2),
+    "unlike down and along": lambda: Net(
+        kernel=(3, 2), stride=(1, 2), padding=(2, 0), dilation=(2, 3)
+    ),
     "flattened": Flat,
 }
 
@@ -107,9 +115,9 @@ def test_rows_are_the_literal_windows(name):
             for o in range(4)
         ]
     else:
-        stride, padding = net.second.stride[0], net.second.padding[0]
+        how = net.second.stride, net.second.padding, net.second.dilation
         every = [
-            slow.parts_of_convolution(weight, maps[i], o, u, v, stride, padding)
+            slow.parts_of_convolution(weight, maps[i], o, u, v, *how)
             for i in range(6)
             for o in range(4)
             for u in range(outputs.shape[2])
@@ -159,6 +167,46 @@ def test_later_layers_are_sampled_from_the_partly_pruned_net(tiny_task, monkeypa
     assert result.recipe.keys() == {"features.0", "features.3"}
 
 
+def test_a_net_in_train_mode_is_sampled_as_it_will_be_used():
+    """Statistics of the sampled images would stand in the rows, and move the net's own."""
+    net, images, graph = made("norm between")
+    quiet = sample_rows(net, graph["first"], images, 4, seeded(1))
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    rows = sample_rows(net.train(), graph["first"], images, 4, seeded(1))
+    np.testing.assert_array_equal(rows.x, quiet.x)
+    assert net.training
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_a_silent_layer_loses_nothing_or_has_no_share():
+    silent = Rows(np.zeros((3, 2)), np.zeros(3))
+    assert silent.error([0], np.ones(1)) == 0.0
+    cancelled = Rows(np.array([[1.0, -1.0]]), np.zeros(1))
+    assert cancelled.error([0], np.ones(1)) == float("inf")
+
+
+@pytest.mark.parametrize("between", [0.0, 0.5, 1.0])
+def test_the_tuning_is_dealt_out_over_layers_and_end(tiny_task, monkeypatch, between):
+    net, spent = tiny_task.build(seeded(0)), []
+
+    def watch(net, task, recipe, *, generator):
+        steps = total_steps(task, recipe)
+        spent.append((steps, [net.features[i].out_channels for i in (0, 3)]))
+        return fit(net, task, recipe, generator=generator)
+
+    monkeypatch.setattr(method, "fit", watch)
+    tuning = replace(tiny_task.training, epochs=3.0)
+    whole = total_steps(tiny_task, tuning)
+    config = method.Config(r=0.5, between=between)
+    result = method.compress(net, tiny_task, None, config, tuning=tuning, generator=seeded(1))
+    half = [round(between * whole * i / 2) for i in (1, 2)]
+    due = [
+        (half[0], [4, 16]), (half[1] - half[0], [4, 8]), (whole - half[1], [4, 8])
+    ]  # fmt: skip
+    assert spent == [(steps, widths) for steps, widths in due if steps]
+    assert result.steps == whole
+
+
 def test_the_two_draws_of_images_share_none(tiny_task):
     first, second = calibration_images(tiny_task, 5, seeded(0))
     assert first.shape == second.shape == (20, 1, 8, 8)
@@ -180,6 +228,18 @@ def test_in_a_residual_net_only_the_convolutions_inside_blocks_are_pruned():
     net = build_model("resnet_small", generator=seeded(0))
     graph = trace_groups(net, torch.zeros(1, 1, 28, 28))
     assert read_by_convolutions(graph) == tuple(f"stages.{i}.conv1" for i in range(3))
+
+
+def test_in_a_densenet_the_defaults_take_what_a_convolution_reads_alone():
+    """The last layer of a dense block is read by one convolution, which reads the others too."""
+    torch.manual_seed(0)
+    net = DenseNet(4, (2, 2), 8, num_classes=3).eval()
+    graph = trace_groups(net, torch.zeros(1, 3, 32, 32))
+    assert read_by_convolutions(graph) == tuple(
+        f"features.denseblock{b}.denselayer{i}.conv1" for b in (1, 2) for i in (1, 2)
+    )
+    for name in read_by_convolutions(graph):
+        reading_layer(net, graph[name])
 
 
 # ---- the greedy algorithm

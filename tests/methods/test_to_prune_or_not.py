@@ -1,3 +1,5 @@
+from itertools import islice
+
 import pytest
 import torch
 from torch import nn
@@ -6,8 +8,9 @@ from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.masks import prunable_weights
 from survey_lib.methods import to_prune_or_not as method
 from survey_lib.tasks.dense import seeded
-from survey_lib.tasks.train import fit
-from tests.oracles.gradual_pruning import SlowMask, cubic
+from survey_lib.tasks.train import batches, fit
+from tests.conftest import in_double
+from tests.oracles.gradual_pruning import SlowMask, cubic, train_and_prune
 
 # The dossier's table, typed in: s_i = 0, s_f = 0.9, n = 10.
 TABLE = [0, 0.2439, 0.4392, 0.5913, 0.7056, 0.7875, 0.8424, 0.8757, 0.8928, 0.8991, 0.9]
@@ -148,6 +151,34 @@ def test_cut_weights_stay_zero_under_momentum_and_decay(tiny_task):
         assert (state[name][~mask] == 0).all()
         assert (state[name][mask] != 0).all()
     assert tiny_task.training.weight_decay > 0
+
+
+@pytest.mark.parametrize("readmit", [True, False])
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+def test_the_whole_method_is_its_slow_twin(tiny_task, readmit, clip):
+    """Gradients under the mask, momentum, clipping, readmission, s_i, exponent, time of updates."""
+    task = in_double(tiny_task).with_training(
+        epochs=6.0, lr=0.3, clip=clip, weight_decay=0.03, schedule="constant", warmup=0.0
+    )
+    config = method.Config(s_i=0.2, exponent=2.0, begin=0.1, end=0.8, n=6, readmit=readmit)
+    result = method.compress(
+        task.build(seeded(0)).double(), task, Budget("nonzeros", 0.3), config,
+        tuning=task.training, generator=seeded(1),
+    )  # fmt: skip
+    twin = task.build(seeded(0)).double()
+    weights = prunable_weights(twin)
+    total, prunable = (sum(p.numel() for p in ps) for ps in (twin.parameters(), weights.values()))
+    s_f, steps = 0.7 * total / prunable, result.steps
+    assert steps == 48
+    schedule = {  # equation 1, with the window from step 4.8 to 38.4
+        round(4.8 + 33.6 * k / 6): s_f + (0.2 - s_f) * (1 - k / 6) ** 2 for k in range(7)
+    }
+    rows = islice(batches(len(task.train), task.training.batch, seeded(1)), steps)
+    masks = train_and_prune(twin, list(weights), rows, task, task.training, schedule, readmit)
+    assert all(torch.equal(result.masks[n], m.bool()) for n, m in masks.items())
+    for (name, a), b in zip(twin.named_parameters(), result.model.parameters(), strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-10, msg=name)
+    assert (result.trace["readmitted"][-1] > 0) == readmit
 
 
 def test_keeping_everything_is_ordinary_training(tiny_task):

@@ -6,16 +6,20 @@ Written from the paper's equations and its algorithm 1, not from the library.
 import itertools
 
 
-def parts_of_convolution(weight, image, o, u, v, stride, padding):
-    """x̂_c for every input channel c: W is (O, C, K, K), the image (C, H, W), zeros around it."""
-    _, channels, kernel, _ = weight.shape
+def parts_of_convolution(weight, image, o, u, v, stride, padding, dilation=(1, 1)):
+    """x̂_c for every input channel c: W is (O, C, K, L), the image (C, H, W), zeros around it.
+
+    Stride, padding and dilation are pairs: down, then along.
+    """
+    _, channels, high, wide = weight.shape
     height, width = image.shape[1:]
     parts = []
     for c in range(channels):
         part = 0.0
-        for i in range(kernel):
-            for j in range(kernel):
-                row, column = u * stride + i - padding, v * stride + j - padding
+        for i in range(high):
+            for j in range(wide):
+                row = u * stride[0] + i * dilation[0] - padding[0]
+                column = v * stride[1] + j * dilation[1] - padding[1]
                 if 0 <= row < height and 0 <= column < width:
                     part += float(weight[o, c, i, j]) * float(image[c, row, column])
         parts.append(part)

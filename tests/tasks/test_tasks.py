@@ -327,6 +327,18 @@ def test_a_diverging_training_says_so(tiny_task):
         fit(task.build(seeded(0)), task.with_training(optimizer="lion"), generator=seeded(0))
 
 
+def test_a_last_step_that_diverges_says_so(tiny_task):
+    """No later loss would show it."""
+    task = tiny_task.with_training(epochs=0.1, batch=256)
+    assert total_steps(task) == 1
+
+    def steep(logits, _, __):  # its value is 0, and its slope no number
+        return (logits - logits.detach()).abs().sqrt().sum()
+
+    with pytest.raises(FloatingPointError, match=r"after the last step; lower the learning rate"):
+        fit(task.build(seeded(0)), task, generator=seeded(0), loss=steep)
+
+
 class Constant(nn.Module):
     """Logits that give class 0 probability 3/4, of two classes."""
 

@@ -45,7 +45,7 @@ from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.selection import channels_table, check_reach, shrunk
 from survey_lib.mechanics.surgery import Recipe, apply_recipe
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.group_fisher.path import Removal, is_internal, least
+from survey_lib.methods.group_fisher.path import Removal, least, shrinking
 from survey_lib.methods.sharing import endless, finished, most_removals, pace
 from survey_lib.tasks.task import Task, Training
 from survey_lib.tasks.train import total_steps
@@ -142,7 +142,7 @@ def one_by_one(
         due: units gone → steps made before the next goes; by default d for each.
     """
     device = next(model.parameters()).device
-    groups = [g.name for g in graph.prunable if config.coupled or is_internal(g)]
+    groups = [g.name for g in shrinking(graph, config)]
     index = {g.name: i for i, g in enumerate(graph.groups)}
     masks = {g.name: torch.ones(g.size, device=device) for g in graph.prunable}
     kept = np.array([g.size for g in graph.groups])

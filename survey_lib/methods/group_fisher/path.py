@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup
+from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup, internal_groups
 from survey_lib.mechanics.surgery import Recipe
 
 
@@ -27,11 +27,6 @@ class Removal:
     """Examples in them."""
 
 
-def is_internal(group: ChannelGroup) -> bool:
-    """Whether a group lies inside one block: no sum ties it to others."""
-    return "residual" not in group.kinds
-
-
 class Scope(Protocol):
     """What a config says about the groups that may shrink."""
 
@@ -41,9 +36,12 @@ class Scope(Protocol):
         ...
 
 
+def shrinking(graph: ChannelGraph, config: Scope) -> tuple[ChannelGroup, ...]:
+    """The groups whose units may go."""
+    return graph.prunable if config.coupled else internal_groups(graph)
+
+
 def least(graph: ChannelGraph, config: Scope) -> np.ndarray:
     """(groups,) units that have to stay."""
-    return np.array([
-        1 if not g.protected and (config.coupled or is_internal(g)) else g.size
-        for g in graph.groups
-    ])  # fmt: skip
+    shrink = {g.name for g in shrinking(graph, config)}
+    return np.array([1 if g.name in shrink else g.size for g in graph.groups])

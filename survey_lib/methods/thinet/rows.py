@@ -31,8 +31,12 @@ class Rows:
     """ŷ (m,): the layer's own output there, its bias subtracted."""
 
     def error(self, kept: list[int], w: np.ndarray) -> float:
-        """Σ (ŷ − ŵᵀx̂*)² / Σ ŷ²: the share of the layer's output that is lost."""
-        return float(((self.y - self.x[:, kept] @ w) ** 2).sum() / (self.y**2).sum())
+        """Σ (ŷ − ŵᵀx̂*)² / Σ ŷ²: the share of the layer's output that is lost.
+
+        Of a layer that is silent at all places nothing is lost, or without bound.
+        """
+        lost, whole = ((self.y - self.x[:, kept] @ w) ** 2).sum(), (self.y**2).sum()
+        return float(lost / whole) if whole else 0.0 if not lost else float("inf")
 
 
 def calibration_images(
@@ -111,7 +115,7 @@ def reading_layer(net: nn.Module, group: ChannelGroup) -> tuple[Any, np.ndarray]
     readers = ", ".join(s.module for s in group.consumers) or "no layer"
     raise ValueError(
         f"thinet: {group.name} is read by {readers}; the method needs one convolution (or linear "
-        "layer) that reads this group and nothing else: leave it out of Config.layers"
+        "layer) that reads this group and nothing else: name the others in Config.layers"
     )
 
 

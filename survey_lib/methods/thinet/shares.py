@@ -5,25 +5,28 @@ from math import floor
 
 import numpy as np
 
-from survey_lib.mechanics.budget import Budget, BudgetNotMet
+from survey_lib.mechanics.budget import Budget, BudgetNotMet, reachable
 from survey_lib.mechanics.costs import Costs
-from survey_lib.mechanics.groups import ChannelGraph
+from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup
 
 Ratios = float | tuple[tuple[str, float], ...] | None
 """The share kept: of every pruned layer, by layer, or None where a budget decides."""
 
 
 def read_by_convolutions(graph: ChannelGraph) -> tuple[str, ...]:
-    """Groups the paper prunes: the channels of one convolution that one other convolution reads."""
-    axes = {
-        module: len(shape) for (module, name), shape in graph.shapes.items() if name == "weight"
-    }
-    return tuple(
-        g.name
-        for g in graph.prunable
-        if len(g.producers) == len(g.consumers) == 1
-        and axes[g.producers[0].module] == axes[g.consumers[0].module] == 4
-    )
+    """Groups the paper prunes: one convolution's channels, all that one other convolution reads."""
+    shapes = {module: shape for (module, name), shape in graph.shapes.items() if name == "weight"}
+
+    def alone(g: ChannelGroup) -> bool:
+        if not len(g.producers) == len(g.consumers) == 1:
+            return False
+        maker, reader = g.producers[0], g.consumers[0]
+        return (
+            len(shapes[maker.module]) == len(shapes[reader.module]) == 4
+            and reader.positions.size == shapes[reader.module][1]
+        )
+
+    return tuple(g.name for g in graph.prunable if alone(g))
 
 
 def kept_numbers(
@@ -63,6 +66,6 @@ def kept_numbers(
             return keep
     raise BudgetNotMet(
         f"thinet: {budget.metric}={budget.keep:.4g} is not met by these layers "
-        f"({', '.join(layers)}); {left[-1] / costs.dense:.4g} is left"
+        f"({', '.join(layers)}); {reachable(left[-1] / costs.dense)} is left"
         + (f" at r = {ratios}" if ratios is not None else " with one filter in each")
     )
