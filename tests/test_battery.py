@@ -354,6 +354,20 @@ def test_the_share_that_a_refusal_names_is_met(name, changes, task_for):
     run(name, changes, task_for(name), budget=Budget(metric, float(named[-1])))
 
 
+@cases("channels")
+def test_a_budget_that_is_hit_exactly_is_met(name, changes, task_for):
+    """What a budget of half reached is a budget too, and nothing more goes for it."""
+    task = task_for(name)
+    first = run(name, changes, task)
+    graph = trace_groups(task.build(seeded(0)), task.example(1))
+    costs = Costs(graph, "macs")
+    kept = [len(first.recipe.get(g.name, range(g.size))) for g in graph.groups]
+    reached = costs(np.array(kept)) / costs.dense
+    assert 0 < reached <= FULL["channels"].keep
+    again = run(name, changes, task, budget=Budget("macs", reached))
+    assert again.recipe == first.recipe
+
+
 @cases("weights", "channels")
 def test_a_budget_of_something_else_is_refused(name, changes, task_for):
     other = {"weights": Budget("macs", 0.5), "channels": Budget("nonzeros", 0.5)}

@@ -28,6 +28,14 @@ class Budget:
         if not 0 < self.keep <= 1:
             raise ValueError(f"budget: keep must lie in (0, 1], got {self.keep}")
 
+    def allowed(self, dense: float) -> float:
+        """The most that may be kept of a net that costs ``dense``.
+
+        A share that a net really has is met by that net: (cost / dense) · dense may come out one
+        rounding below the cost, so the product is taken a little larger.
+        """
+        return self.keep * dense * (1 + 1e-12)
+
     @classmethod
     def parse(cls, text: str) -> "Budget":
         """Read ``macs=0.5`` as the command line gives it; raises ValueError else."""

@@ -98,7 +98,7 @@ def select(
     # a group's own steps stay in order: sorting is stable and block means never fall
     steps.sort(key=lambda s: s[0])
     kept = costs.sizes.copy()
-    target = budget.keep * costs.dense
+    target = budget.allowed(costs.dense)
     path = [costs.dense]
     taken = dict.fromkeys(order, 0)
     for _, g, block in steps:
@@ -123,7 +123,7 @@ def check_reach(graph: ChannelGraph, budget: Budget, least: np.ndarray, method: 
         ValueError: channels cannot be budgeted by this metric.
     """
     costs = Costs(graph, budget.metric)
-    if costs(least) > budget.keep * costs.dense:
+    if costs(least) > budget.allowed(costs.dense):
         raise BudgetNotMet(
             f"{method}: {budget.metric}={budget.keep:.4g} is out of reach for {graph.model}; "
             f"down to {reachable(costs(least) / costs.dense)} is reachable"

@@ -186,3 +186,15 @@ def test_other_bad_requests():
     for keep in (0, 1.5):
         with pytest.raises(ValueError, match=r"keep must lie in \(0, 1\]"):
             Budget("macs", keep)
+
+
+def test_a_share_that_a_net_has_is_met_by_that_net():
+    """(cost / dense) · dense is below the cost for one pair in 26, by a rounding."""
+    below = 0
+    for dense in range(2, 200):
+        for cost in range(1, dense):
+            budget = Budget("macs", cost / dense)
+            below += budget.keep * dense < cost
+            assert cost <= budget.allowed(dense) < cost + 1
+    assert below > 0
+    assert Budget("macs", 1.0).allowed(7) >= 7

@@ -13,6 +13,7 @@ from survey_lib.mechanics.gates import GateGradients
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.statistics import fisher, gate_gradients
 from survey_lib.mechanics.surgery import apply_recipe
+from survey_lib.methods import sharing
 from survey_lib.methods.group_fisher import grouping, method
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.task import load_task
@@ -294,6 +295,40 @@ def test_the_path_is_that_of_algorithm_2_by_the_letter(name, per, tiny):
     found = [next(steps) for _ in wanted]
     assert [(r.group, r.unit) for r in found] == [w[:2] for w in wanted]
     assert [r.score for r in found] == pytest.approx([w[2] for w in wanted], rel=1e-8)
+
+
+@pytest.mark.parametrize("changes", [{"alpha": 0.5}, {"score": "first_order"}])
+def test_other_exponents_and_scores_go_the_same_way(changes, tiny):
+    """The first-order score is signed until its size is taken, of the sum over all examples."""
+    task, net = tiny("mobilenet")
+    task = replace(task, training=replace(task.training, batch=20))  # the sum goes over batches
+    net.eval()
+    graph = trace_groups(net, task.example(1))
+    config = method.Config(per="macs", d=2, **changes)
+    kind, alpha = config.score, config.alpha
+    x, y = task.train.x, task.train.y
+    wanted = slow.path(copy.deepcopy(net), graph, task, x, y, 8, "macs", kind, alpha, train=False)
+    steps = method.one_by_one(net, graph, task, config, None, generator=seeded(0))
+    found = [next(steps) for _ in wanted]
+    assert [(r.group, r.unit) for r in found] == [w[:2] for w in wanted]
+    assert [r.score for r in found] == pytest.approx([w[2] for w in wanted], rel=1e-8)
+
+
+def test_the_rate_on_the_way_is_small_and_the_tuning_has_its_own(tiny_task, monkeypatch):
+    net, rates = tiny_task.build(seeded(0)), {}
+    real_fit, real_training = sharing.fit, sharing.training
+    monkeypatch.setattr(
+        sharing, "fit", lambda *a, **k: rates.update(end=a[2].lr) or real_fit(*a, **k)
+    )
+    monkeypatch.setattr(
+        sharing, "training", lambda *a, **k: rates.update(way=a[2].lr) or real_training(*a, **k)
+    )
+    tuning = replace(tiny_task.training, epochs=2.0, lr=0.1)
+    method.compress(
+        net, tiny_task, Budget("macs", 0.5), method.Config(rate=0.04), tuning=tuning,
+        generator=seeded(0),
+    )  # fmt: skip
+    assert rates == pytest.approx({"way": 0.004, "end": 0.1})
 
 
 def test_the_path_ends_with_one_unit_in_each_group(tiny):

@@ -112,9 +112,10 @@ def saving(model: nn.Module, graph, alive, group: str, x: Tensor, per: str) -> f
     return cost(now) - cost(now | {group: now[group][1:]})
 
 
-def path(model: nn.Module, graph, task, x, y, steps: int, per: str, kind="fisher"):
+def path(model: nn.Module, graph, task, x, y, steps: int, per: str, kind="fisher", alpha=1.0, *,
+         train=True):  # fmt: skip
     """Algorithm 2 with a rate of zero and the whole set as one batch: [(group, unit, value)]."""
-    model.train()
+    model.train(train)
     alive = {g.name: [True] * g.size for g in graph.prunable}
     gone = []
     for _ in range(steps):
@@ -126,7 +127,7 @@ def path(model: nn.Module, graph, task, x, y, steps: int, per: str, kind="fisher
                 continue
             delta = saving(model, graph, alive, group.name, x, per) if per else 1
             candidates += [
-                (float(s[group.name][u]) / delta, group.name, u)
+                (float(s[group.name][u]) / delta**alpha, group.name, u)
                 for u in range(group.size)
                 if alive[group.name][u]
             ]

@@ -224,7 +224,7 @@ def compress(
     net = copy.deepcopy(model).eval()
     graph = trace_groups(net, task.example(1).to(next(net.parameters()).device))
     costs = reach(graph, budget, config)
-    target = budget.keep * costs.dense
+    target = budget.allowed(costs.dense)
     due, meanwhile = None, None
     if tuning:
         steps = total_steps(task, tuning)
@@ -236,12 +236,14 @@ def compress(
     examples = 0
     share = [1.0]
     path = one_by_one(net, graph, task, config, meanwhile, generator=generator, due=due)
-    while share[-1] > budget.keep:
+    kept = costs.sizes
+    while costs(kept) > target:
         step = next(path)
+        kept = step.kept
         recipe = step.recipe
         loss += step.loss
         examples += step.examples
-        share.append(costs(step.kept) / costs.dense)
+        share.append(costs(kept) / costs.dense)
     path.close()
     small = apply_recipe(net.eval(), graph, recipe).eval()
     return finished(

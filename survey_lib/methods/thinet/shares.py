@@ -62,7 +62,7 @@ def kept_numbers(
     costs = Costs(graph, budget.metric)
     left = [costs(np.array([k.get(g.name, g.size) for g in graph.groups])) for k in tried]
     for keep, cost in zip(tried, left, strict=True):
-        if cost <= budget.keep * costs.dense:
+        if cost <= budget.allowed(costs.dense):
             return keep
     raise BudgetNotMet(
         f"thinet: {budget.metric}={budget.keep:.4g} is not met by these layers "
