@@ -38,6 +38,7 @@ TESTS: dict[str, list[str]] = {
         ],
         [f"{MECHANICS}{n}.py" for n in ("cases", "kinds_of_nets", "own_rules")] + ENGINE,
     ),
+    "mechanics/rules/own.py": [f"{MECHANICS}own_rules.py"],
     "mechanics/counting.py": ["tests/measure/test_macs.py", "tests/measure/test_measure.py"],
     "mechanics/budget.py": [f"{MECHANICS}selection.py", "tests/test_battery.py"],
     "mechanics/costs.py": [f"{MECHANICS}{name}.py" for name in ("costs", "surgery", "blocks")],

@@ -78,6 +78,19 @@ TABLES = """() => {
   return found;
 }"""
 
+# What a cell prints, and equations: what does not fit would be cut without a sign.
+LINES = """() => {
+  const found = [];
+  for (const pre of document.querySelectorAll("article .cell_output pre"))
+    if (pre.scrollWidth > pre.clientWidth + 1)
+      found.push(`${pre.textContent.trim().slice(0, 40)}: the end of a line is cut`);
+  for (const svg of document.querySelectorAll("article mjx-container > svg")) {
+    const over = svg.getBoundingClientRect().right - document.documentElement.clientWidth;
+    if (over > 0) found.push(`an equation is ${over.toFixed()} px too wide`);
+  }
+  return found;
+}"""
+
 # A box that takes a tab stop when it scrolls must not stop scrolling because of it.
 CHANGES = """async () => {
   let count = 0;
@@ -99,6 +112,7 @@ def test_nothing_is_cut(name, width, site, browser):
         page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
         assert page.evaluate(DRAWINGS) == []
         assert page.evaluate(TABLES) == []
+        assert page.evaluate(LINES) == []
         assert page.evaluate(CHANGES) <= 20, "the layout changes back and forth"
 
 
