@@ -114,8 +114,9 @@ def _dask_pool(address: str) -> Any:
 
 @app.command()
 def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Show every claim with its verdict."""
+    """Show every claim with its verdict, and its effect in points, nats, times …"""
     from survey_lib.experiments import EXPERIMENTS, runner
+    from survey_lib.show.markup import mean_words, range_words, unit_words
 
     with _one_sentence():
         states = {s: runner.state(s).word if runner.study(s) else "none" for s in EXPERIMENTS}
@@ -131,6 +132,10 @@ def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
                 "high": v.interval.high if v.interval else None,
                 "seeds": len(v.values),
                 "unit": v.claim.unit,
+                "effect": ""
+                if v.interval is None
+                else f"{mean_words(v.interval, v.claim.unit)} {unit_words(v.claim.unit)}, "
+                f"{range_words(v.interval, unit=v.claim.unit)}",
                 "region": v.claim.region,
                 "seeds_needed": v.seeds_needed,
                 "changed_after_run": v.changed,
@@ -146,13 +151,9 @@ def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     from survey_lib.evidence.verdicts import SIGNS
 
     for r in rows:
-        interval = (
-            "" if r["mean"] is None else f"{r['mean']:+.4f} [{r['low']:+.4f}, {r['high']:+.4f}]"
-        )
         typer.echo(
             f"{r['chapter']:18} {r['kind']:10} {r['title']:40} {SIGNS[r['verdict']]} "
-            f"{r['verdict']:15} "
-            f"{interval:28} n={r['seeds']}"
+            f"{r['verdict']:15} {r['effect']:44} n={r['seeds']}"
         )
 
 

@@ -36,8 +36,17 @@ def test_claims_show_verdicts_with_their_intervals():
             assert row["low"] <= row["mean"] <= row["high"]
         else:
             assert row["reason"]
+        assert (row["effect"] == "") == (row["verdict"] == "not tested here")
+    shown = {row["claim"]: row for row in rows}
+    for row in rows:  # accuracy in points with a sign, as on the pages
+        if row["unit"] == "share of images" and row["effect"]:
+            value = row["effect"].split()[0].replace("\u2212", "-")
+            assert row["effect"].split()[1] == "points,"
+            assert float(value) == pytest.approx(100 * row["mean"], rel=0.02, abs=0.06)
+            assert value[0] in "+-" or float(value) == 0
+    assert " nats, [" in shown["large-sparse-lm"]["effect"]
     text = survey("claims").stdout
-    assert all(row["title"] in text for row in rows)
+    assert all(row["title"] in text and row["effect"] in text for row in rows)
 
 
 @pytest.mark.parametrize(
