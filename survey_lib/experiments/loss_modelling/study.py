@@ -57,7 +57,7 @@ STEPS = (1, FEW, MANY)
 EXPLORED = (0.0, 1e-3, 1e-2, 1e-1, 1.0)
 """The explorer's penalties, all of them run on replicate 0 for every model and step count."""
 
-RATES = {"LM": 0.8, "QM": 0.8, "OBD": 0.4, "MP": 0.8, "random": 0.8, "dense": 0.05}
+RATES = {"LM": 0.8, "QM": 0.8, "OBD": 0.4, "MP": 0.8, "random": 0.4, "dense": 0.1}
 """The best mean on validation of those tried (``survey run loss_modelling --profile tune``)."""
 PRUNED_RATES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 TRIED = dict.fromkeys((*MODELS, "MP", "random"), PRUNED_RATES) | {
