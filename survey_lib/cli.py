@@ -114,7 +114,7 @@ def _dask_pool(address: str) -> Any:
 
 @app.command()
 def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Show every claim with its verdict, and its effect in points, nats, times …"""
+    """Show every claim with its verdict, and its effect in points, nats or times."""
     from survey_lib.experiments import EXPERIMENTS, runner
     from survey_lib.show.markup import mean_words, range_words, unit_words
 

@@ -232,15 +232,12 @@ def compress(
         due = pace(max(1, round(config.path * steps)), most, config.d)
         meanwhile = replace(tuning, lr=config.rate * tuning.lr)
     recipe: Recipe = {}
+    kept, share, examples = costs.sizes, [1.0], 0
     loss: list[float] = []
-    examples = 0
-    share = [1.0]
     path = one_by_one(net, graph, task, config, meanwhile, generator=generator, due=due)
-    kept = costs.sizes
     while costs(kept) > target:
         step = next(path)
-        kept = step.kept
-        recipe = step.recipe
+        kept, recipe = step.kept, step.recipe
         loss += step.loss
         examples += step.examples
         share.append(costs(kept) / costs.dense)
