@@ -7,14 +7,15 @@ With a diagonal curvature every weight has its own score, and the smallest go. I
 each step is short: the model is rebuilt at the masked weights.
 
 Faithful: the scores, absolute values around each weight's own sum, as in the authors' code; the
-exact Gauss–Newton diagonal; gradient of the cross-entropy alone, in eval mode, on the same 1,000
-training images throughout; one ranking over all convolution and linear weights, first and last
-layer too, biases and normalisation spared; no training between steps; masks fixed in tuning.
+exact Gauss–Newton diagonal; gradient of the cross-entropy alone, in eval mode, on 1,000 training
+images; one ranking over all convolution and linear weights, first and last layer too, biases and
+normalisation spared; no training between steps; masks fixed in tuning.
 
 Differs: the schedule is that of the authors' code, an equal share of the survivors at each step,
 because the formula printed in the paper prunes almost everything at once
-(:func:`printed_sparsity`); ties go to the lower index; tuning ends where its schedule does, where
-the authors keep the epoch that is best on validation.
+(:func:`printed_sparsity`); the same images serve every step, where the authors' loader draws anew
+(197 of 1,000 in common from one step to the next); ties go to the lower index; tuning ends where
+its schedule does, where the authors keep the epoch that is best on validation.
 
 Cost: :math:`\pi + 1` forward and backward passes over the 1,000 images; OBD and QM add a forward
 pass and a backward pass per class each step. Then the tuning.
@@ -116,11 +117,16 @@ def saliency(criterion: str, change: Tensor, theta: Tensor, lam: float) -> Tenso
 def loss_and_gradient(
     model: nn.Module, task: Task, images: Split, weights: Mapping[str, Tensor]
 ) -> tuple[float, dict[str, Tensor]]:
-    """Mean cross-entropy over ``images`` and its gradient g, in the mode the net is in."""
+    """Mean cross-entropy over ``images`` and its gradient g, in the mode the net is in.
+
+    Weights that are frozen have a gradient too: being frozen is no reason to stay.
+    """
     loss, total = 0.0, {name: torch.zeros_like(w) for name, w in weights.items()}
     for x, y in zip(images.x.split(BATCH), images.y.split(BATCH), strict=True):
-        part = task.loss(model(x), y) * len(y) / len(images)
-        for name, g in zip(total, torch.autograd.grad(part, list(weights.values())), strict=True):
+        with all_free(weights), torch.enable_grad():
+            part = task.loss(model(x), y) * len(y) / len(images)
+            found = torch.autograd.grad(part, list(weights.values()))
+        for name, g in zip(total, found, strict=True):
             total[name] += g
         loss += float(part.detach())
     return loss, total
@@ -150,7 +156,8 @@ def prune(
     path = {"sparsity": [0.0], "loss": [loss], "predicted": [loss]}
     for i in range(1, config.pi + 1):
         curved = config.criterion in ("OBD", "QM")
-        curvature = ggn_diagonal(model, images.x, weights, batch=BATCH) if curved else {}
+        with all_free(weights):
+            curvature = ggn_diagonal(model, images.x, weights, batch=BATCH) if curved else {}
         kappa_i = sparsity_at(i, config.pi, kappa, config.schedule)
         with torch.no_grad():
             # the survivors in one row: what is gone stays gone
@@ -223,8 +230,7 @@ def compress(
     weights = prunable_weights(model, spare_first_conv=False)
     kappa = final_sparsity(model, weights, budget, "loss_modelling")
     images, _ = saliency_images(task, config.examples, generator)
-    with all_free(weights):  # being frozen is no reason to stay
-        masks, path = prune(model, task, images, kappa, config)
+    masks, path = prune(model, task, images, kappa, config)
     batches = -(-len(images) // BATCH)
     curved = config.pi if config.criterion in ("OBD", "QM") else 0
     spent = History()

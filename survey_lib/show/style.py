@@ -52,6 +52,7 @@ SERIES = {
     "thinet": Series("ThiNet", "#228833", "#57b86b", "^", "-", "--s-thinet"),
     "lrp": Series("LRP", "#aa3377", "#d36baa", "D", "-", "--s-lrp"),
     "loss_models": Series("loss models", "#1296be", "#66ccee", "v", "-", "--s-loss-models"),
+    "obd": Series("optimal brain damage", "#5f9e1f", "#a5d957", "D", "-", "--s-obd"),
     "random": Series("random", "#8f8f2b", "#c8c86a", "X", "-", "--s-random"),
     "dense": Series("dense", INK, INK_DARK, "*", "--", "--pst-color-text-base"),
     "small_dense": Series(

@@ -1,5 +1,6 @@
 import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -321,6 +322,86 @@ def test_statistics_of_batch_norm_stay_while_pruning(tiny_task):
     after = result.model.state_dict()
     assert before
     assert all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+@pytest.mark.parametrize("criterion", MODELS)
+def test_a_net_in_train_mode_is_scored_in_eval_mode(tiny_task, criterion):
+    """Scores made with the statistics of a batch would cut other weights, and move the running."""
+    model = tiny_task.build(seeded(0))
+    fit(model, tiny_task.with_training(epochs=0.5), generator=seeded(1))
+    budget, config = Budget("nonzeros", 0.3), method.Config(criterion, 2, examples=60)
+    in_eval = method.compress(
+        model.eval(), tiny_task, budget, config, tuning=None, generator=seeded(0)
+    )
+    in_train = method.compress(
+        model.train(), tiny_task, budget, config, tuning=None, generator=seeded(0)
+    )
+    assert model.training
+    assert in_train.trace["loss"] == in_eval.trace["loss"]
+    assert all(torch.equal(in_train.masks[k], in_eval.masks[k]) for k in in_eval.masks)
+    for (name, a), b in zip(
+        in_train.model.state_dict().items(), in_eval.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("criterion", method.CRITERIA)
+@pytest.mark.parametrize("some", [["0.weight"], ["0.weight", "0.bias", "2.weight", "2.bias"]])
+def test_frozen_weights_are_scored_like_others_and_stay_frozen(tiny, tiny_task, criterion, some):
+    net, images = tiny
+    free = masks_of(net, images, tiny_task, 0.7, criterion=criterion, pi=3)
+    frozen = copy.deepcopy(net)
+    for name in some:
+        frozen.get_parameter(name).requires_grad_(False)
+    masks, _ = method.prune(
+        frozen, tiny_task, images, 0.7, method.Config(criterion=criterion, pi=3)
+    )
+    assert all(torch.equal(masks[k], free[k]) for k in free)
+    assert [n for n, p in frozen.named_parameters() if not p.requires_grad] == some
+
+
+def test_a_net_that_is_frozen_throughout_is_pruned_but_not_tuned(tiny_mlp_task):
+    model = tiny_mlp_task.build(seeded(0)).requires_grad_(False)
+    given = (model, tiny_mlp_task, Budget("nonzeros", 0.3), method.Config("QM", 2))
+    result = method.compress(*given, tuning=None, generator=seeded(0))
+    assert not any(p.requires_grad for p in result.model.parameters())
+    with pytest.raises(ValueError, match="no parameter may move; unfreeze some"):
+        method.compress(*given, tuning=tiny_mlp_task.training, generator=seeded(0))
+
+
+def test_what_is_cut_takes_no_part_in_clipping_or_momentum(tiny_mlp_task):
+    """Three steps beside a loop by hand, in which only survivors have a gradient.
+
+    Were the gradients of cut weights left in, they would count in the norm that is clipped.
+    """
+    recipe = replace(
+        tiny_mlp_task.training, epochs=3 / 4, batch=64, lr=0.1, clip=0.05, schedule="constant"
+    )
+    model = tiny_mlp_task.build(seeded(0)).eval()
+    images, _ = method.saliency_images(tiny_mlp_task, 60, seeded(1))
+    masks, _ = method.prune(model, tiny_mlp_task, images, 0.8, method.Config("LM", 2))
+    twin = copy.deepcopy(model)
+    history = method.tune(model, masks, tiny_mlp_task, recipe, generator=seeded(2))
+    order = torch.randperm(len(tiny_mlp_task.train), generator=seeded(2)).split(recipe.batch)
+    momentum = {name: torch.zeros_like(p) for name, p in twin.named_parameters()}
+    for rows in order[: history.steps]:
+        x, y = tiny_mlp_task.train.x[rows], tiny_mlp_task.train.y[rows]
+        names = list(momentum)
+        loss = tiny_mlp_task.loss(twin(x), y)
+        found = torch.autograd.grad(loss, list(twin.parameters()))
+        slopes = {k: g * masks[k] if k in masks else g for k, g in zip(names, found, strict=True)}
+        norm = torch.sqrt(sum((g**2).sum() for g in slopes.values()))
+        assert norm > recipe.clip
+        with torch.no_grad():
+            for name, p in twin.named_parameters():
+                g = slopes[name] * recipe.clip / (norm + 1e-6) + recipe.weight_decay * p
+                momentum[name] = 0.9 * momentum[name] + g
+                p -= recipe.lr * (g + 0.9 * momentum[name])
+    assert history.steps == 3
+    for (name, a), b in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-6), name
+        if name in masks:
+            assert (a[~masks[name]] == 0).all()
 
 
 def test_many_steps_keep_the_loss_lower_than_one_on_a_trained_net(tiny_mlp_task):

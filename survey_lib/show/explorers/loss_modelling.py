@@ -9,18 +9,19 @@ import numpy as np
 import pandas as pd
 
 from survey_lib.evidence.records import Record
-from survey_lib.experiments import loss_modelling as experiment
+from survey_lib.experiments.loss_modelling import cells, study
 from survey_lib.methods import loss_modelling as method
 from survey_lib.show import style
 from survey_lib.show.explorer import Control, Explorer, by_method, told
 from survey_lib.show.figure import Figure, figure, keep_axis, label_ends, panels
-from survey_lib.tasks.dense import dense_net, seeded
+from survey_lib.tasks.dense import dense_net
 
 NAMES = {"LM": "linear model (LM)", "QM": "quadratic model (QM)", "OBD": "optimal brain damage"}
 LAYERS = {"1.weight": "784 → 300", "3.weight": "300 → 100", "5.weight": "100 → 10"}
 CURVES = ("true", "predicted")
-COLOURS = {name: "fisher" if short == "OBD" else "loss_models" for short, name in NAMES.items()}
-"""Model of the loss → series of the style; OBD scores by the Fisher information."""
+SERIES = {"LM": "loss_models", "QM": "loss_models", "OBD": "obd"}
+COLOURS = {NAMES[short]: key for short, key in SERIES.items()}
+"""Model of the loss → series of the style."""
 SEED = 0
 
 
@@ -46,14 +47,15 @@ def grid(recorded: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for record in recorded:
         config, numbers = record.config, record.numbers
-        if (config["task"], record.seed) != ("mlp", SEED) or config["criterion"] not in NAMES:
+        plain = (config["family"], record.seed, config["longer"]) == ("mlp", SEED, 1.0)
+        if not plain or config["arm"] not in NAMES or config["lam"] not in study.EXPLORED:
             continue
         shared = {
-            "criterion": NAMES[config["criterion"]],
+            "criterion": NAMES[config["arm"]],
             "pi": config["pi"],
             "lam": config["lam"],
             "rise": round(numbers["rise"], 3),
-            "accuracy": numbers["accuracy"],
+            "accuracy": numbers["test"],
         }
         rows += [shared | {"part": "path"} | p for p in path(numbers).to_dict("records")]
         for name, (_, kept) in numbers["layers"].items():
@@ -122,12 +124,12 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
 def prune(criterion: str, pi: int, lam: float, progress: Callable[..., None]) -> Figure:
     """Prune dense net 0 at these settings, without tuning, and draw what came out."""
     short = next(k for k, name in NAMES.items() if name == criterion)
-    task = experiment.dense_task("mlp")
+    task = cells.task_of("mlp")
     net = copy.deepcopy(dense_net(task, SEED))
-    seen, _ = method.saliency_images(task, experiment.EXAMPLES, seeded(SEED))
+    seen, _ = cells.images_of(task, SEED)
     progress(0, 1, "pruning …")
     config = method.Config(short, pi, lam)
-    masks, found = method.prune(net, task, seen, experiment.KAPPA["mlp"], config)
+    masks, found = method.prune(net, task, seen, cells.FAMILIES["mlp"].kappa, config)
     progress(1, 1, "done")
     steps = path({"path": found})
     fig, axes = panels(2, height=2.8, sharey=False)
@@ -136,13 +138,13 @@ def prune(criterion: str, pi: int, lam: float, progress: Callable[..., None]) ->
     axes[0].plot(true.x, true.y, **style.line("dense", marker=marker, linestyle="-", label="true"))
     axes[0].plot(
         predicted.x, predicted.y,
-        **style.line("loss_models", marker=marker, linestyle="--", label="predicted"),
+        **style.line(SERIES[short], marker=marker, linestyle="--", label="predicted"),
     )  # fmt: skip
     axes[0].set(ylabel="rise of the loss (nats)")
     keep_axis(axes[0], [1, 0.1, 0.012])
     label_ends(axes[0])
     kept = {LAYERS[name]: int(mask.sum()) for name, mask in masks.items()}
-    axes[1].barh(list(kept), list(kept.values()), color=style.series("loss_models").light)
+    axes[1].barh(list(kept), list(kept.values()), color=style.series(SERIES[short]).light)
     axes[1].invert_yaxis()
     axes[1].set(xlabel="weights left in the layer")
     words = f"the loss rises by {true.y.iloc[-1]:.2f} nats, predicted {predicted.y.iloc[-1]:.2f}"
@@ -161,8 +163,8 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         "locality",
         controls=[
             Control("criterion", "Model of the loss", tuple(NAMES.values()), NAMES["LM"], "select"),
-            Control("pi", "Steps π", experiment.STEPS["mlp"], 1),
-            Control("lam", "Penalty λ", experiment.PENALTIES["mlp"], 0.0, format=penalty_words),
+            Control("pi", "Steps π", study.STEPS, 1),
+            Control("lam", "Penalty λ", study.EXPLORED, 0.0, format=penalty_words),
         ],
         grid=grid(recorded),
         chart=chart,

@@ -1,0 +1,1 @@
+"""Revisiting loss modelling: what is measured (cells) and what is asked (study)."""
