@@ -64,7 +64,14 @@ TESTS: dict[str, list[str]] = {
 }  # fmt: skip
 """Tests that cover a file, those likelier to notice first. Others: by name, then the battery."""
 
-EXPLAINED: dict[tuple[str, str, str], str] = {}
+EXPLAINED: dict[tuple[str, str, str], str] = {
+    ("survey_lib/mechanics/rules/moves.py", "n = numbers([times])[0]", "n = numbers([times])[-1]"):
+        "the list has one entry",
+    ("survey_lib/methods/group_fisher/method.py",
+     "most = max(1, most_removals(costs, least(graph, config), target))",
+     "most = max(0, most_removals(costs, least(graph, config), target))"):
+        "where no unit has to go, the pace of the removals is never asked for",
+}  # fmt: skip
 """(file, line as it is, line as it would be) → why no test could notice."""
 
 NEVER = "not slow and not site and not colab"

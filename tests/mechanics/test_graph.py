@@ -302,3 +302,73 @@ class Bottlenecks(nn.Module):
 )
 def test_what_lies_inside_a_block(make, inside):
     assert {g.name for g in internal_groups(traced(make))} == inside
+
+
+class UpTwice(nn.Module):
+    """One transposed convolution for two branches, as wide outside as inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 5, 1), nn.Conv2d(2, 5, 1)
+        self.up, self.head = nn.ConvTranspose2d(5, 5, 2), nn.Conv2d(5, 3, 1)
+
+    def forward(self, x):
+        return self.head(self.up(self.a(x)) * self.up(self.b(x)))
+
+
+def test_a_transposed_layer_called_twice_ties_inputs_to_inputs_and_outputs_to_outputs():
+    graph = trace_groups(UpTwice().double(), torch.randn(2, 2, 6, 6).double())
+    assert {g.name: members(g, "in") for g in graph.prunable} == {"a": {"up"}, "up": {"head"}}
+    assert members(graph["a"], "out") == {"a", "b"}
+    assert members(graph["up"], "out") == {"up"}
+
+
+class Borrowed(nn.Module):
+    """Two layers share a matrix, and neither of them runs: it is used by its name."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(2, 5), nn.Linear(2, 5), nn.Linear(5, 3)
+        self.b.weight, self.b.bias = self.a.weight, self.a.bias
+
+    def forward(self, x):
+        return self.head(F.linear(x, self.a.weight, self.a.bias).relu())
+
+
+def test_a_shared_matrix_goes_by_the_name_it_had_first():
+    graph = trace_groups(Borrowed(), torch.randn(4, 2))
+    assert [g.name for g in graph.prunable] == ["a"]
+
+
+class Lone(nn.Module):
+    """One channel, behind an axis that comes and goes."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 1), nn.Linear(1, 3)
+
+    def forward(self, x):
+        return self.b(self.a(x).unsqueeze(0).relu().squeeze(0))
+
+
+def test_a_lone_channel_is_found_again_when_an_axis_before_it_goes():
+    graph = trace_groups(Lone(), torch.randn(6, 4))
+    assert members(graph["a"], "in") == {"b"}
+    assert not graph["a"].protected
+
+
+class BySizeOfWeight(nn.Module):
+    """Reshapes by what a weight says of itself, one axis asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = nn.Conv2d(2, 5, 1), nn.Conv1d(5, 3, 1)
+
+    def forward(self, x):
+        return self.head(self.a(x).reshape(len(x), self.a.weight.size(0), -1))
+
+
+def test_the_size_of_a_weight_along_one_axis_is_a_number_that_remembers():
+    graph = trace_groups(BySizeOfWeight(), torch.randn(2, 2, 6, 6))
+    assert [g.name for g in graph.prunable] == ["a"]
+    assert members(graph["a"], "in") == {"head"}

@@ -111,6 +111,26 @@ class Expit(nn.Module):
         return torch.special.expit(x)
 
 
+class Strict(nn.Module):
+    """A kernel that is compiled for one type of number."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(n))
+
+    def forward(self, x):
+        if x.dtype != self.alpha.dtype:
+            raise TypeError(f"built for {self.alpha.dtype}, got {x.dtype}")
+        return x * self.alpha.view(1, -1, 1, 1)
+
+
+def test_a_kernel_is_tried_with_numbers_of_its_own_type():
+    for model, x in ((chain(Strict(8)).double(), IMAGES.double()),
+                     (chain(Strict(8)).float(), IMAGES.float())):  # fmt: skip
+        graph = trace_groups(model, x, rules={Strict: follow("alpha")})
+        assert [g.name for g in graph.prunable] == ["0"]
+
+
 @pytest.mark.parametrize("double", [False, True])
 def test_a_wrong_rule_is_refused_by_the_proof_and_nothing_is_changed(double):
     model, x = randomised(chain(Centre())), IMAGES.double()
