@@ -67,6 +67,10 @@ TESTS: dict[str, list[str]] = {
 EXPLAINED: dict[tuple[str, str, str], str] = {
     ("survey_lib/mechanics/rules/moves.py", "n = numbers([times])[0]", "n = numbers([times])[-1]"):
         "the list has one entry",
+    ("survey_lib/mechanics/grouping.py",
+     "if g >= 0 and (here == g).all():  # as nearly always: one group, its units in order",
+     "if g >= 0 and (here != g).all():  # as nearly always: one group, its units in order"):
+        "the general way below comes to the same, in more time",
     ("survey_lib/methods/group_fisher/method.py",
      "most = max(1, most_removals(costs, least(graph, config), target))",
      "most = max(0, most_removals(costs, least(graph, config), target))"):

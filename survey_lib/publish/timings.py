@@ -37,6 +37,7 @@ SHORT = {
     "group discovery": "finding groups",
     "removal": "removing",
     "net to smaller net": "both, from a net",
+    "self-check": "proof",
     "MAC count": "MACs",
     "MACs of a recipe": "MACs of a recipe",
     "Fisher scores": "Fisher",
