@@ -65,6 +65,22 @@ def test_each_kind_is_its_slow_twin(kind):
     torch.testing.assert_close(KINDS[kind](x, w), wanted.view(12, 24), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", DECOMPOSED)
+@pytest.mark.parametrize("layered", [False, True])
+def test_scales_of_the_weights_are_taken_with_the_outlier_rows(kind, layered):
+    """W is put on its grid once, before anyone knows which features will be outliers."""
+    x, w = matrices()
+    w[5] *= 10  # the outlier feature has the largest weight of nearly every column
+    assert (w.abs().argmax(0) == 5).sum() > 12
+    wanted = torch.tensor(slow.matmul(x.tolist(), w.tolist(), **slow.KINDS[kind])).double()
+    found = KINDS[kind](x, w)
+    if layered:
+        found = Int8Linear(linear(w), Config(kind, keep_weights=True))(x)
+        # the layer's outlier branch reads fp16
+        wanted = wanted.view(12, 24) + x[:, [5]] @ (w[[5]].half().double() - w[[5]])
+    torch.testing.assert_close(found, wanted.view(12, 24), rtol=1e-5, atol=1e-5)
+
+
 def test_no_outliers_is_vector_wise_bit_for_bit_and_all_is_the_plain_product():
     x, w = matrices(dtype=torch.float32)
     assert torch.equal(llm_int8(x, w, torch.inf), vector_wise(x, w))
@@ -176,12 +192,15 @@ def test_the_layer_takes_any_shape_and_adds_its_bias():
                                plain.bias.expand(12, 24), atol=1e-5, rtol=1e-5)  # fmt: skip
 
 
-def test_without_fp16_weights_outliers_meet_int8_weights_read_back():
+@pytest.mark.parametrize("kind", ["LLM.int8(), absmax", "LLM.int8(), zeropoint"])
+def test_without_fp16_weights_outliers_meet_int8_weights_read_back(kind):
     x, w = matrices(dtype=torch.float32)
-    layer = Int8Linear(linear(w), Config(alpha=0.0))
+    w += 2.0  # off centre: read back without the zero point they would be far away
+    layer = Int8Linear(linear(w), Config(kind, alpha=0.0))
     torch.testing.assert_close(layer(x), x @ layer.dequantized().t())
-    steps = w.abs().amax(0) / 127
-    assert ((layer.dequantized().t() - w).abs() <= 0.51 * steps).all()
+    spread = w.amax(0) - w.amin(0)
+    steps = spread / 254 if "zeropoint" in kind else w.abs().amax(0) / 127
+    assert ((layer.dequantized().t() - w).abs() <= (1.01 if "zero" in kind else 0.51) * steps).all()
     kept = Int8Linear(linear(w), Config(alpha=0.0, keep_weights=True))
     torch.testing.assert_close(kept(x), x @ w.half().float())
 
