@@ -81,7 +81,7 @@ TABLES = """() => {
 # What a cell prints, and equations: what does not fit would be cut without a sign.
 LINES = """() => {
   const found = [];
-  for (const pre of document.querySelectorAll("article .cell_output pre"))
+  for (const pre of document.querySelectorAll("article .output.stream pre"))
     if (pre.scrollWidth > pre.clientWidth + 1)
       found.push(`${pre.textContent.trim().slice(0, 40)}: the end of a line is cut`);
   for (const svg of document.querySelectorAll("article mjx-container > svg")) {
