@@ -153,7 +153,7 @@
         if (shown) shown.finalize();
         shown = result;
         if (stacked && !settled && tooWide()) {
-          beside += tooWide(); // how much room the axes take is known only now
+          beside += tooWide() + 2; // how much room the axes take is known only now, and is rounded
           return draw(true);
         }
         chart.style.minHeight = "";
