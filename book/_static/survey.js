@@ -126,7 +126,7 @@
 
     function tooWide() {
       var over = chart.querySelector("svg").getBoundingClientRect().width - width;
-      return over > 1 || over < -1 ? over : 0;
+      return over > 0 || over < -3 ? over : 0; // a single pixel would already scroll
     }
 
     function draw(settled) {
