@@ -16,10 +16,8 @@ class SparseLinear(nn.Module):
 
     def __init__(self, weight: Tensor):
         super().__init__()
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Sparse CSR tensor support"
-            )  # a beta, it says
+        with warnings.catch_warnings():  # torch calls its own format a beta
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
             self.weight = weight.to_sparse_csr()
 
     def forward(self, x: Tensor) -> Tensor:
