@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from survey_lib.evidence.protocol import Role, Rows, statistics, tune_grid
+from survey_lib.evidence.protocol import Role, Rows, statistics
 from survey_lib.experiments.llm_int8.cells import (
     ABSMAX,
     FEATURES_OF_SMOLLM2,
@@ -111,7 +111,7 @@ GRIDS: dict[str, Callable[[], list[Cell]]] = {
     "quick": _quick,
     "study": _study,
     "full": list,
-    "tune": lambda: tune_grid(ROLES, REPLICATES),
+    "tune": list,
 }
 
 
@@ -226,14 +226,8 @@ def smollm2_absmax_over_zeropoint_decomposed(rows: Rows) -> float:
     return loss(rows, LLM) - loss(rows, LLM_ZEROPOINT)
 
 
-def largest_over_random(rows: Rows) -> float:
-    """Nats by which zeroing the seven largest features is worse than zeroing random ones."""
-    largest, random = (rows.one(arm="zeroed", zeroed=z) for z in ("largest", "random"))
-    return largest["log_perplexity"] - random["log_perplexity"]
-
-
 def criteria_over_random(rows: Rows) -> float:
-    """The same of those that meet the paper's criteria, and as many random ones."""
+    """Nats by which zeroing the features of the paper's criteria is worse than random ones."""
     found, random = (rows.one(arm="zeroed", zeroed=z) for z in ("outliers", "as many"))
     return found["log_perplexity"] - random["log_perplexity"]
 
@@ -258,6 +252,6 @@ STATISTICS = statistics(
     smollm2_decomposition_loss, smollm2_decomposition_loss_states,
     smollm2_vector_wise_at_the_papers_size, smollm2_vector_wise_when_large,
     smollm2_row_over_vector_wise, smollm2_absmax_over_zeropoint,
-    smollm2_absmax_over_zeropoint_decomposed, largest_over_random, criteria_over_random,
+    smollm2_absmax_over_zeropoint_decomposed, criteria_over_random,
     bytes_over_half_precision, whole_net_over_half_precision, free=(),
 )  # fmt: skip

@@ -121,7 +121,7 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
     rows, features = grid(recorded), cells.Cell("explore", 0).features
     opening = {"kind": WORDS[cells.VECTOR], "scale": max(cells.EXPLORED_SCALES), "alpha": 6.0}
     first, fewer = (
-        next(rows[(rows[list(o)] == pd.Series(o)).all(axis=1)].itertuples())
+        rows[(rows[list(o)] == pd.Series(o)).all(axis=1)].iloc[0]
         for o in (opening, opening | {"scale": 16})
     )
     return Explorer(
@@ -141,10 +141,10 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         "the error of the product and the share of features in 16 bits against the size of the "
         "planted outliers.",
         caption="The staircase is what outliers this large leave of ordinary values: "
-        f"{first.levels} steps under a scale for each row and column, and {first.zeros} of "
+        f"{first['levels']} steps under a scale for each row and column, and {first['zeros']} of "
         f"{cells.SHOWN} values are zero. Choose LLM.int8(): the outliers leave, and the stairs are "
         "fine again, as long as the outliers reach α. Or let them shrink under the vector-wise "
-        f"grid: at sixteen times, about the paper's size, there are {fewer.levels}. One linear "
+        f"grid: at sixteen times, about the paper's size, there are {fewer['levels']}. One linear "
         f"layer of the shipped character model, {features} planted features of 128.",
         table_columns={
             "kind": "method",
