@@ -100,8 +100,8 @@ def test_the_claim_on_time_takes_the_shape_drawn_anew_and_the_large_batch():
     assert study.pruned_time_over_reduced(rows((cell, {"timed": timed}))) == pytest.approx(1.5)
 
 
-def test_the_papers_own_pace_is_not_taken_for_the_studys():
-    slow = study._own_pace()[0]
+def test_a_run_at_another_pace_is_not_taken_for_the_studys():
+    slow = study.run(0, "fisher", interval=100)
     found = rows(run("fisher", 0.9, 0.9, 0.8), (slow, {"at": {"0.25": {"test_re": 0.1}}}))
     assert study.stop(found, "fisher") == 0.8
 
