@@ -24,14 +24,21 @@ RATES = {
     "fisher shape": 0.1, "reduced": 0.1,
 }  # fmt: skip
 """The best mean on validation of those tried (``survey run closer_look --profile tune``)."""
-RUN = {
-    "fisher": (0.0008, 0.003, 0.012, 0.05),
-    "l1": (0.003, 0.012, 0.05, 0.2),
-    "random": (0.0008, 0.003, 0.012, 0.05),
+TRIED = {
+    "dense": (0.05, 0.1, 0.2),
+    "fisher run": (0.0008, 0.003, 0.012, 0.05),
+    "l1 run": (0.003, 0.012, 0.05, 0.2),
+    "random run": (0.0008, 0.003, 0.012, 0.05),
+    "fisher briefly": (0.01, 0.03, 0.1),
+    "l1 briefly": (0.01, 0.03, 0.1),
+    "random briefly": (0.01, 0.03, 0.1),
+    "fisher settled": (0.03, 0.1, 0.3),
+    "l1 settled": (0.03, 0.1, 0.3),
+    "random settled": (0.03, 0.1, 0.3),
+    "fisher shape": (0.03, 0.1, 0.3),
+    "reduced": (0.03, 0.1, 0.3),
 }
-"""Rates tried for the long runs; 0.0008 is the paper's."""
-SHORT, FULL = (0.01, 0.03, 0.1), (0.03, 0.1, 0.3)
-"""Tried for a short falling rate, and for a full one, after the cut or from random weights."""
+"""The paper's long runs have a rate of 0.0008."""
 REPLICATES = (900, 901, 902)
 
 EXPLORED = (("fisher", 0.0), ("l1", 0.0), ("random", 0.0), ("l1_signed", 0.0),
@@ -67,28 +74,30 @@ def by_hand(arm: str, seed: int, budget: float = 0.0, **more: Any) -> Cell:
     return Cell(arm, seed, budget=budget, **knobs)
 
 
-def _roles() -> tuple[Role, ...]:
-    dense = Role(
-        "dense", lambda s, lr: [Cell("dense", s, dense_lr=lr)], (0.05, 0.1, 0.2), "dense", "val"
-    )
-    roles = [dense]
-    for c in CRITERIA:
-        roles += [
-            Role(f"{c} run", lambda s, lr, c=c: [run(s, c, pruned_lr=lr)], RUN[c], "run", "val_re"),
-            Role(f"{c} briefly", lambda s, lr, c=c: [after(s, c, BRIEF, lr=lr)], SHORT, "full",
-                 "val_re"),
-            Role(f"{c} settled", lambda s, lr, c=c: [after(s, c, EPOCHS, lr=lr)], FULL, "full",
-                 "val_re"),
-        ]  # fmt: skip
-    return (
-        *roles,
-        Role("fisher shape", lambda s, lr: [shape(s, lr=lr)], FULL, "full", "val_re"),
-        Role("reduced", lambda s, lr: [by_hand(arm, s, SMALLEST, lr=lr) for arm in REDUCED], FULL,
-             "full", "val_re"),
-    )  # fmt: skip
+def _cells(name: str) -> Callable[[int, float], list[Cell]]:
+    """Replicate and rate → the cells that decide a role's rate."""
+    criterion, _, what = name.partition(" ")
+    match what or name:
+        case "dense":
+            return lambda s, lr: [Cell("dense", s, dense_lr=lr)]
+        case "run":
+            return lambda s, lr: [run(s, criterion, pruned_lr=lr)]
+        case "briefly":
+            return lambda s, lr: [after(s, criterion, BRIEF, lr=lr)]
+        case "settled":
+            return lambda s, lr: [after(s, criterion, EPOCHS, lr=lr)]
+        case "shape":
+            return lambda s, lr: [shape(s, lr=lr)]
+    return lambda s, lr: [by_hand(arm, s, SMALLEST, lr=lr) for arm in REDUCED]
 
 
-ROLES = _roles()
+def _role(name: str) -> Role:
+    comparison = name if name == "dense" else "run" if name.endswith("run") else "full"
+    score = "val" if name == "dense" else "val_re"
+    return Role(name, _cells(name), TRIED[name], comparison, score)
+
+
+ROLES = tuple(map(_role, TRIED))
 """Rates of the long runs are chosen by the mean over the budgets, the others at the smallest."""
 
 
