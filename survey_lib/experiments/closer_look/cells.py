@@ -16,6 +16,7 @@ from survey_lib.experiments.context import Context
 from survey_lib.measure.compare import compare
 from survey_lib.measure.macs import count_macs
 from survey_lib.measure.standard import standard
+from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import ChannelGraph
@@ -116,7 +117,7 @@ def passed(
     costs = Costs(graph, "params")
     left = sorted(marks, reverse=True)
     for stop in long_run(net, task, graph, cell):
-        while left and costs(stop.kept) <= left[0] * costs.dense:
+        while left and costs(stop.kept) <= Budget("params", left[0]).allowed(costs.dense):
             yield left.pop(0), stop, apply_recipe(net, graph, stop.recipe).eval()
         if not left:
             return
