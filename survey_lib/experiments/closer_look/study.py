@@ -17,26 +17,33 @@ SETTLE = (0.25, BRIEF, 4.0, EPOCHS)
 """Epochs of falling rate after the cut; 0 is the long run's own stop."""
 
 RATES = {
-    "dense": 0.1,
-    "fisher run": 0.003, "l1 run": 0.05, "random run": 0.012,
-    "fisher briefly": 0.03, "l1 briefly": 0.1, "random briefly": 0.1,
-    "fisher settled": 0.06, "l1 settled": 0.06, "random settled": 0.06,
-    "fisher shape": 0.1, "reduced": 0.1,
-}  # fmt: skip
+    "dense": 0.2,
+    "fisher run": 0.012,
+    "l1 run": 0.05,
+    "random run": 0.012,
+    "fisher briefly": 0.03,
+    "l1 briefly": 0.1,
+    "random briefly": 0.01,
+    "fisher settled": 0.1,
+    "l1 settled": 0.1,
+    "random settled": 0.1,
+    "fisher shape": 0.9,
+    "reduced": 0.9,
+}
 """The best mean on validation of those tried (``survey run closer_look --profile tune``)."""
 TRIED = {
     "dense": (0.05, 0.1, 0.2, 0.4),
     "fisher run": (0.0008, 0.003, 0.012, 0.05),
     "l1 run": (0.003, 0.012, 0.05, 0.2),
     "random run": (0.0008, 0.003, 0.012, 0.05),
-    "fisher briefly": (0.01, 0.03, 0.1),
-    "l1 briefly": (0.01, 0.03, 0.1),
-    "random briefly": (0.01, 0.03, 0.1),
-    "fisher settled": (0.03, 0.1, 0.3),
-    "l1 settled": (0.03, 0.1, 0.3),
-    "random settled": (0.03, 0.1, 0.3),
-    "fisher shape": (0.03, 0.1, 0.3),
-    "reduced": (0.03, 0.1, 0.3),
+    "fisher briefly": (0.01, 0.03, 0.1, 0.3, 0.9),
+    "l1 briefly": (0.01, 0.03, 0.1, 0.3, 0.9),
+    "random briefly": (0.0033, 0.01, 0.03, 0.1, 0.3),
+    "fisher settled": (0.03, 0.1, 0.3, 0.9, 2.7),
+    "l1 settled": (0.03, 0.1, 0.3, 0.9, 2.7),
+    "random settled": (0.03, 0.1, 0.3, 0.9, 2.7),
+    "fisher shape": (0.03, 0.1, 0.3, 0.9, 2.7),
+    "reduced": (0.03, 0.1, 0.3, 0.9, 2.7),
 }
 """The paper's long runs have a rate of 0.0008."""
 REPLICATES = (900, 901, 902)
