@@ -29,6 +29,7 @@ from survey_lib.show.markup import (
     mean_words,
     number,
     range_words,
+    safe,
 )
 from survey_lib.show.tables import records_link
 
@@ -66,7 +67,7 @@ def verdict_table(
     )
     if state is not None:
         caption += f" {state_words(state)}"
-    table = claims_table([_row(verdict, slug) for verdict in shown], caption)
+    table = claims_table([_row(verdict, slug) for verdict in safe(shown)], caption)
     after = records_link(slug) if slug else ""
     if slug in slugs():
         after = withdrawn_list(read_card(slug).withdrawn) + after
@@ -95,7 +96,7 @@ def state_words(state: "State") -> str:
 
 def _row(verdict: Verdict, slug: str) -> str:
     claim = verdict.claim
-    notes = [escape(verdict.reason)] if verdict.reason else []
+    notes = [verdict.reason] if verdict.reason else []
     needed = max(verdict.seeds_needed or 0, MINIMUM_SEEDS)
     if verdict.seeds_needed and needed > len(verdict.values):
         notes.append(f"about {number(needed)} seeds would decide")
@@ -116,7 +117,7 @@ def _disputed(other: str) -> str:
     """A claim that says the opposite; staging adds the link and how that one stands."""
     return (
         f'<span class="survey-small survey-dispute" data-claim="{escape(other)}">'
-        f"disputed by {escape(claim_words(other))}</span>"
+        f"disputed by {claim_words(other)}</span>"
     )
 
 
