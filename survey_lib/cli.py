@@ -80,7 +80,7 @@ def run(
     dask: Annotated[str, typer.Option(help="scheduler, e.g. tcp://host:8786")] = "",
 ) -> None:
     """Run a chapter's cells that are not done yet; study, full and tune are written to results/."""
-    from survey_lib.evidence.records import study
+    from survey_lib.evidence.reading import study
     from survey_lib.experiments import EXPERIMENTS, runner
 
     failures = 0

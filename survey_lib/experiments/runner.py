@@ -33,10 +33,10 @@ from typing import Any
 from survey_lib import closure, files
 from survey_lib.cards.card import PROFILES, Claim, read_card
 from survey_lib.evidence import attest
+from survey_lib.evidence.reading import from_line, study
 from survey_lib.evidence.records import (
     Record,
-    from_line,
-    study,
+    RecordError,
     study_path,
     to_line,
     write_records,
@@ -186,9 +186,15 @@ def _quiet() -> None:
 
 
 def default_jobs() -> int:
-    """Worker processes: ``SURVEY_JOBS``, else the cores this process may use; one on CUDA."""
-    if os.environ.get("SURVEY_JOBS"):
-        return max(1, int(os.environ["SURVEY_JOBS"]))
+    """Worker processes: ``SURVEY_JOBS``, else the cores this process may use; one on CUDA.
+
+    Raises:
+        RunError: ``SURVEY_JOBS`` is no number.
+    """
+    if given := os.environ.get("SURVEY_JOBS"):
+        if not given.isdecimal():
+            raise RunError(f"SURVEY_JOBS must be a number of processes, not {given!r}")
+        return max(1, int(given))
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -463,7 +469,11 @@ def claims_and_statistics(slug: str) -> list[tuple[Claim, Callable]]:
 
 
 def verdicts(slug: str, records: Sequence[Record] | None = None) -> list[Verdict]:
-    """Verdicts on all claims of a chapter, by default from its committed study."""
+    """Verdicts on all claims of a chapter, by default from its committed study.
+
+    Raises:
+        RecordError: a record is damaged, or a claim's statistic cannot be what it says.
+    """
     cache: dict[str, list[Record]] = {}
 
     def rows(profile: str) -> Sequence[Record]:
@@ -471,7 +481,15 @@ def verdicts(slug: str, records: Sequence[Record] | None = None) -> list[Verdict
             return records
         return cache.setdefault(profile, study(slug, profile))
 
-    return [judge(claim, rows(claim.profile), stat) for claim, stat in claims_and_statistics(slug)]
+    def verdict(claim: Claim, statistic: Callable) -> Verdict:
+        found = rows(claim.profile)
+        try:
+            return judge(claim, found, statistic)
+        except RecordError as why:
+            where = "" if records is not None else f"{claim.profile}/{slug}.jsonl: "
+            raise RecordError(f"{where}{why}") from why
+
+    return [verdict(*pair) for pair in claims_and_statistics(slug)]
 
 
 CURRENT, ATTESTED, UNATTESTED = "current", "attested", "unattested"
