@@ -18,13 +18,15 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -183,6 +185,27 @@ def local_pool(jobs: int) -> Executor:
 
 def _quiet() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    parent = parent_process()
+    if parent is not None:  # a worker must not outlive a run that was killed
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _submit(pool: Executor, words: tuple) -> Future:
+    """Hand a call to a pool; a worker that starts for it leaves Ctrl-C to us."""
+    if threading.current_thread() is not threading.main_thread():
+        return pool.submit(*words)
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a new process inherits
+    try:
+        return pool.submit(*words)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if heard is None else heard)
+
+
+def _end_workers(pool: Executor) -> None:
+    """End the local processes of a pool, whatever they are at."""
+    for process in list((getattr(pool, "_processes", None) or {}).values()):
+        process.kill()
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def default_jobs() -> int:
@@ -327,7 +350,7 @@ def _fly(
             while True:
                 while len(flying) <= jobs and (cell := take()) is not None:
                     try:
-                        flying[pool.submit(*call(cell))] = cell
+                        flying[_submit(pool, call(cell))] = cell
                     except BrokenExecutor:  # a worker has died meanwhile
                         waiting.insert(0, cell)
                         raise
@@ -346,6 +369,9 @@ def _fly(
                     finish(cell, future.result())
                 else:
                     orphans.append(cell)
+        except BaseException:  # Ctrl-C, or a disk that is full: nobody waits for the others
+            _end_workers(pool)
+            raise
     return orphans
 
 
