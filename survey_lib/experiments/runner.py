@@ -203,9 +203,11 @@ def _submit(pool: Executor, words: tuple) -> Future:
 
 def _end_workers(pool: Executor) -> None:
     """End the local processes of a pool, whatever they are at."""
-    for process in list((getattr(pool, "_processes", None) or {}).values()):
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    for process in processes:
         process.kill()
-    pool.shutdown(wait=False, cancel_futures=True)
+    if processes:  # another kind of pool is shut down by who made it
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def default_jobs() -> int:

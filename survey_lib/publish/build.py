@@ -200,7 +200,7 @@ def _state_file() -> Path:
 def _last_state() -> str:
     try:
         state = json.loads(_state_file().read_text(encoding="utf-8"))["inputs"]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
     return state if (site() / "index.html").exists() else ""
 

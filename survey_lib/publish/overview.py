@@ -208,14 +208,14 @@ def papers_markdown(card: Card, judged: Judged | None = None) -> str:
         judged: verdicts of the book's chapters; a claim that one of these disputes says so.
     """
     tables = "\n\n".join(_reported(table) for table in card.reported)
-    card = safe(card)
+    gist, card = paragraphs(card.gist), safe(card)
     return (
         f"# {markdown(card.title)}\n\n"
         f'<div class="survey survey-card"><p class="survey-headline">{card.headline}</p>'
         f"{paper_facts(card, titled=False)}</div>\n\n"
         "This chapter is planned: nothing of it has been run yet. What follows is the paper in "
         "short, its own numbers, and the rules by which its claims will be judged.\n\n"
-        f"## In short\n\n{paragraphs(card.gist)}\n\n"
+        f"## In short\n\n{gist}\n\n"
         f"## What the paper reports\n\n{tables or 'The card holds no table of the paper yet.'}\n\n"
         f"## Claims, as rules\n\n"
         "Each line was written before anything was run. [How to read a verdict]"

@@ -63,9 +63,10 @@ def paper(slug: str) -> Card:
 def paper_name(slug: str) -> Safe:
     """HTML of a paper's title up to its colon; the slug where there is no card."""
     try:
-        return escape(read_card(slug).title.split(":")[0])
+        name = read_card(slug).title.split(":")[0]
     except CardError:
-        return escape(slug)
+        name = slug
+    return Safe(safe(name))
 
 
 def claim_words(name: str) -> Safe:

@@ -70,7 +70,8 @@ def safe(thing: Made) -> Made:
     """A card, a claim or a verdict whose every text is escaped: here what is read becomes markup.
 
     Whatever makes a page takes its cards through this function, once; no use of a text has to
-    think of it again. A second time changes nothing.
+    think of it again. A second time changes nothing. Ends of lines become characters of HTML: a
+    blank line would end a block of HTML in Markdown, and what follows could be a directive.
 
     Args:
         thing: a dataclass, tuple, list or dictionary of such, a text, or any other value, which
@@ -78,7 +79,7 @@ def safe(thing: Made) -> Made:
     """
     made: Any = thing
     if isinstance(thing, str):
-        made = escape(thing)
+        made = Safe(escape(thing).replace("\n", "&#10;"))
     elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         parts = {f.name: safe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
         made = dataclasses.replace(thing, **parts)

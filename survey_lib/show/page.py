@@ -156,7 +156,7 @@ def facts_panel(card: Card | None = None) -> Html:
     card = safe(told)
     return Html(
         f'{LIVE_STYLE}<div class="survey survey-card">{paper_facts(card)}{_badges(card)}'
-        f"{_card_text(card)}{differences(card)}</div>",
+        f"{_card_text(card, paragraphs(told.gist))}{differences(card)}</div>",
         f"{told.title}. {', '.join(told.authors)}, {told.year}\n{told.scale}",
     )
 
@@ -190,9 +190,8 @@ def received_text(slug: str) -> str:
         return ""
 
 
-def _card_text(card: Card) -> str:
+def _card_text(card: Card, gist: str) -> str:
     """Gist, the card as received and what was corrected in it, folded."""
-    gist = paragraphs(card.gist)
     text, count = received_text(card.slug), len(card.corrections) or "nothing"
     folded = text and (
         f'<details class="survey-received"><summary>The card as received, and '

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from survey_lib import files
 from survey_lib.cards.card import read_card
+from survey_lib.cli import app
 from survey_lib.evidence.records import Record
 from survey_lib.experiments import runner
 from tests.experiments import fake_experiment
@@ -158,6 +161,39 @@ def test_a_run_that_is_ended_takes_its_workers_with_it(way, fake, tmp_path):
     _wait_until(lambda: not _alive(process.pid))
     for path in stored.glob("*.json"):
         assert json.loads(path.read_text())["status"] == "done"
+
+
+def test_a_full_disk_ends_the_run_and_loses_no_stored_cell(fake, tmp_path, monkeypatch):
+    fake(*["slow"] * 5)
+    real, stored = files.write_atomic, []
+
+    def full(path, content):
+        if len(stored) == 2:
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content)
+        stored.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_atomic", full)
+        result = CliRunner().invoke(app, ["run", "fake", "--jobs", "2"])
+    assert result.exit_code == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("survey: No space left on device: ")
+    kept = {json.loads(p.read_text())["seed"] for p in stored}
+    assert len(kept) == 2
+    before = fake.runs()
+    assert [r.status for r in go()] == ["done"] * 5
+    assert all(fake.runs()[f"slow {seed}"] == before[f"slow {seed}"] for seed in kept)
+
+
+def test_a_failed_cell_is_told_in_one_line_with_the_place_of_its_traceback(fake):
+    fake("raise")
+    result = CliRunner().invoke(app, ["run", "fake", "--jobs", "1"])
+    assert result.exit_code == 1
+    (line,) = (x for x in result.stderr.splitlines() if x.startswith("failed: "))
+    assert "ValueError: this cell always fails; its traceback is in " in line
+    assert "Traceback" not in result.output
+    assert "Traceback" in Path(line.rpartition(" is in ")[2]).read_text()
 
 
 def _wait_until(happened):

@@ -28,6 +28,7 @@ EVIL = (
     '<a href="javascript:evil()">x</a> [x](javascript:evil()) ![x](javascript:evil()) '
     "<javascript:evil()> `<script>evil()</script>` </title><svg onload='evil()'> "
     "{raw-html}`<script>evil()</script>` {{ evil }} $x$ <!-- &lt;script&gt;evil()&lt;/script&gt;"
+    "\n\n```{button-link} javascript:evil()\n```\n\n<script>evil()</script>\n"
 )
 BLOCKS = f"""\
 A gist. {EVIL}
@@ -55,7 +56,8 @@ x
 
     <script>evil()</script>
 
-# A heading {EVIL}
+# A heading
+{EVIL}
 
 [x]: javascript:evil()
 """
