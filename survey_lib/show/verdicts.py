@@ -29,6 +29,7 @@ from survey_lib.show.markup import (
     mean_words,
     number,
     range_words,
+    safe,
 )
 from survey_lib.show.tables import records_link
 
@@ -72,7 +73,8 @@ def verdict_table(
     )
     if state is not None:
         caption += f" {state_words(state)}"
-    table = claims_table([_row(v, slug, called.get(v.claim.id, "seeds")) for v in shown], caption)
+    lines = [_row(v, slug, called.get(v.claim.id, "seeds")) for v in safe(shown)]
+    table = claims_table(lines, caption)
     after = records_link(slug) if slug else ""
     if slug in slugs():
         after = withdrawn_list(read_card(slug).withdrawn) + after
@@ -101,7 +103,7 @@ def state_words(state: "State") -> str:
 
 def _row(verdict: Verdict, slug: str, replicates: str) -> str:
     claim = verdict.claim
-    notes = [escape(verdict.reason)] if verdict.reason else []
+    notes = [verdict.reason] if verdict.reason else []
     needed = max(verdict.seeds_needed or 0, MINIMUM_SEEDS)
     if verdict.seeds_needed and needed > len(verdict.values):
         notes.append(f"about {number(needed)} {replicates} would decide")
@@ -122,7 +124,7 @@ def _disputed(other: str) -> str:
     """A claim that says the opposite; staging adds the link and how that one stands."""
     return (
         f'<span class="survey-small survey-dispute" data-claim="{escape(other)}">'
-        f"disputed by {escape(claim_words(other))}</span>"
+        f"disputed by {claim_words(other)}</span>"
     )
 
 
