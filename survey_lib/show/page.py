@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 
 from survey_lib import files
 from survey_lib.cards.card import PROFILES, Card, CardError, read_card, received
-from survey_lib.evidence.verdicts import NOT_TESTED, Verdict
+from survey_lib.evidence.verdicts import NOT_TESTED, SIGNS, Verdict
 from survey_lib.show import style
 from survey_lib.show.claims import by_kind, of_the_paper, signed_word, tally
 from survey_lib.show.markup import (
@@ -214,17 +215,35 @@ def decisive(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return (of_the_paper(tested) or tested)[:MOST_LARGE]
 
 
+FOLDED = 6
+"""More claims than these beside the large ones stand behind a line that counts them."""
+
+
 def _strip(verdicts: Sequence[Verdict]) -> str:
     verdicts = safe(list(verdicts))
     large = decisive(verdicts)
     rest = [v for v in by_kind(verdicts) if v not in large]
     chips = "".join(f"<li>{_chip(v)}</li>" for v in large)
     more = "".join(f"<li>{_small_chip(v)}</li>" for v in rest)
+    more = more and f'<ul class="survey-more" aria-label="The other claims">{more}</ul>'
+    if len(rest) > FOLDED:
+        more = f'<details class="survey-rest"><summary>{_counted(rest)}</summary>{more}</details>'
     return (
         f'<p class="survey-kicker">Put to the test: {tally(verdicts, "the paper")}</p>'
         + (chips and f'<ul class="survey-strip">{chips}</ul>')
-        + (more and f'<ul class="survey-more" aria-label="The other claims">{more}</ul>')
+        + more
     )
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
+    """How many claims got each word, for a line that stands for them."""
+    words = Counter(v.word for v in verdicts)
+    told = (
+        f'<span class="{anchor(word)}"><span class="word">{sign}</span> {words[word]} {word}</span>'
+        for word, sign in SIGNS.items()
+        if words[word]
+    )
+    return f"{len(verdicts)} more claims: {', '.join(told)}"
 
 
 def _chip(verdict: Verdict) -> str:
