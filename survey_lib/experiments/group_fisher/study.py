@@ -12,8 +12,8 @@ REPLICATES = (900, 901, 902)
 
 RATES = {"dense": 0.1, "paths": 0.1, "cut at once": 0.1, "trained on": 0.1}
 """The best mean on validation of those tried (``survey run group_fisher --profile tune``)."""
-DENSE, AFTER = (0.05, 0.1, 0.2), (0.01, 0.03, 0.1, 0.3)
-"""Rates tried for the dense net, and for what follows it."""
+DENSE, AFTER, ON = (0.05, 0.1, 0.2), (0.01, 0.03, 0.1, 0.3), (0.003, 0.01, 0.03, 0.1)
+"""Rates tried for the dense net, for what follows a cut, and for the dense net trained on."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "M": {"per": "activations"},
@@ -53,7 +53,7 @@ ROLES = (
     Role("dense", lambda s, lr: [Cell("dense", s, dense_lr=lr)], DENSE),
     Role("paths", lambda s, lr: [path(n, s, lr=lr) for n in "MU"], AFTER, "after"),
     Role("cut at once", lambda s, lr: [at_once("l1", s, lr=lr)], AFTER, "after"),
-    Role("trained on", lambda s, lr: [longer(s, lr=lr)], AFTER, "after"),
+    Role("trained on", lambda s, lr: [longer(s, lr=lr)], ON, "after"),
 )  # fmt: skip
 """M and U decide for all paths, the ℓ1 norm for what is cut at once."""
 
