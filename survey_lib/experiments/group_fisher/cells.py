@@ -53,7 +53,7 @@ HALF, QUARTER = 0.5, 0.25
 MARKS = (0.9, 0.8, 0.7, 0.6, HALF, 0.4, 0.3, QUARTER)
 """Shares of the MACs at which a path is looked at."""
 PATH_LR = 0.004
-"""The paper's rate while units go, 0.04 times that of its dense net, and of ours."""
+"""The paper's rate while units go."""
 SCORED, REMOVALS = 1000, 224
 """Training images that scores and true losses rest on; units taken out, at most."""
 SCORES = ("fisher", "square_first", "taylor", "first_order")
