@@ -13,8 +13,12 @@ REPLICATES = (900, 901, 902)
 
 RATES = {"dense": 1.2, "paths": 0.1, "cut at once": 0.3}
 """The best mean on validation of those tried (``survey run group_fisher --profile tune``)."""
-DENSE, AFTER = (0.025, 0.1, 0.4, 1.2, 3.6), (0.03, 0.1, 0.3, 0.9)
-"""Rates tried for the dense net, and for what follows a cut."""
+TRIED = {
+    "dense": (0.025, 0.1, 0.4, 1.2, 3.6),
+    "paths": (0.03, 0.1, 0.3, 0.9),
+    "cut at once": (0.03, 0.1, 0.3, 0.9),
+}
+"""Rates tried, by role."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "M": {"per": "activations"},
@@ -51,9 +55,9 @@ def longer(seed: int, **more: Any) -> Cell:
 
 
 ROLES = (
-    Role("dense", lambda s, lr: [Cell("dense", s, dense_lr=lr)], DENSE),
-    Role("paths", lambda s, lr: [path(n, s, lr=lr) for n in "MU"], AFTER, "after"),
-    Role("cut at once", lambda s, lr: [at_once("l1", s, lr=lr)], AFTER, "after"),
+    Role("dense", lambda s, lr: [Cell("dense", s, dense_lr=lr)], TRIED["dense"]),
+    Role("paths", lambda s, lr: [path(n, s, lr=lr) for n in "MU"], TRIED["paths"], "after"),
+    Role("cut at once", lambda s, lr: [at_once("l1", s, lr=lr)], TRIED["cut at once"], "after"),
 )  # fmt: skip
 """M and U decide for all paths, the ℓ1 norm for what is cut at once."""
 
