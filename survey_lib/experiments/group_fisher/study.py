@@ -46,12 +46,14 @@ def of_net(cell: Cell) -> Cell:
 
 def at_once(arm: str, seed: int, **more: Any) -> Cell:
     """Units cut at once, at half of the MACs unless told otherwise."""
-    return of_net(Cell(arm, seed, **({"lr": RATES["cut at once"]} | more)))
+    knobs: dict[str, Any] = {"lr": RATES["cut at once"]} | more
+    return of_net(Cell(arm, seed, **knobs))
 
 
 def longer(seed: int, **more: Any) -> Cell:
     """The dense net, trained on like the paths: it has converged, and the less the better."""
-    return of_net(Cell("longer", seed, **({"lr": RATES["paths"]} | more)))
+    knobs: dict[str, Any] = {"lr": RATES["paths"]} | more
+    return of_net(Cell("longer", seed, **knobs))
 
 
 ROLES = (
