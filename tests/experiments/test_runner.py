@@ -34,7 +34,7 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.setenv("SURVEY_RESULTS", str(tmp_path / "results"))
     monkeypatch.setitem(runner.EXPERIMENTS, "fake", MODULE)
     card = read_card("to_prune_or_not")
-    claim = replace(card.claims[0], id="value", statistic="value", profile="quick")
+    claim = replace(card.claims[0], id="value", statistic="value", profile="quick", unit="nats")
     card = replace(card, slug="fake", claims=(claim,), tolerance={"value": 0.1})
     monkeypatch.setattr(runner, "read_card", lambda slug: card)
 
