@@ -50,7 +50,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     levels = here.mark_text(align="left", fontWeight="bold", dx=6, dy=12).encode(
         x=alt.datum(-2, type="quantitative"), y=alt.datum(2, type="quantitative"), text="words:N"
     ).transform_calculate(
-        words="datum.levels + ' different values left, ' + datum.zeros + ' of "
+        words="datum.levels + ' values left, ' + datum.zeros + ' of "
         f"{cells.SHOWN} are zero'"
     )  # fmt: skip
 
