@@ -9,9 +9,9 @@ An experiment is a package of two files. ``cells.py``, what is measured:
 - ``INEXACT``: patterns of dotted paths of numbers that are timings,
 - ``needs(cell)``, optional: the cells whose artefacts a cell reads;
 
-and ``study.py``, what is asked: ``grid(profile) -> list[Cell]`` and ``STATISTICS``, name → function
-of one seed's records, one for each claim of the card. Or it is one module with ``Cell``,
-``run(cell)``, ``grid``, ``DATA`` and ``STATISTICS``.
+and ``study.py``, what is asked: ``GRIDS``, profile → function that gives its cells, and
+``STATISTICS``, name → function of one seed's records, one for each claim of the card. Or it is one
+module with ``Cell``, ``run(cell)``, ``grid(profile)``, ``DATA`` and ``STATISTICS``.
 """
 
 import contextlib
@@ -66,7 +66,9 @@ class Experiment:
 
     def grid(self, profile: str) -> list[Any]:
         """The cells of a profile."""
-        return self.study.grid(profile)
+        if self.study is self.cells:
+            return self.study.grid(profile)
+        return self.study.GRIDS[profile]()
 
     @property
     def statistics(self) -> dict[str, Callable]:

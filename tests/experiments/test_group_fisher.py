@@ -32,9 +32,9 @@ def to_quarter(name, **numbers):
 
 
 def test_dense_nets_are_trained_before_the_cells_that_need_them():
-    arms = [c.arm == "dense" for c in study.grid("study")]
+    arms = [c.arm == "dense" for c in study.GRIDS["study"]()]
     assert arms == sorted(arms, reverse=True)
-    assert study.grid("tune")[0].arm == "dense"
+    assert study.GRIDS["tune"]()[0].arm == "dense"
 
 
 def test_the_variants_are_told_from_the_settings():
@@ -51,7 +51,7 @@ def test_the_explorers_paths_hold_every_setting_once():
     settings = [(c.per, c.alpha, c.coupled) for c in study.explored()]
     assert len(settings) == len(set(settings)) == 10
     assert all(c.to == cells.QUARTER and c.seed == 0 for c in study.explored())
-    assert set(study.explored()) <= set(study.grid("study"))
+    assert set(study.explored()) <= set(study.GRIDS["study"]())
 
 
 def test_ratios_and_differences_of_paths():

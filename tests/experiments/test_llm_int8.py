@@ -43,7 +43,7 @@ def test_all_rows_of_the_papers_table_read_the_same_chunks_from_end_to_end():
     (reported,) = [t for t in read_card(SLUG).reported if t.id == "perplexity"]
     assert tuple(row[0] for row in reported.rows) == cells.KINDS
     for kind in cells.KINDS:
-        plain = [c for c in study.grid("study") if c == Cell("text", c.seed, kind=kind)]
+        plain = [c for c in study.GRIDS["study"]() if c == Cell("text", c.seed, kind=kind)]
         assert [c.seed for c in plain] == list(study.TEXT)
     assert study.TEXT[-1] >= study.CHUNKS - study.EVERY
     assert len(study.TEXT) * cells.CHUNK >= 64  # windows, the least for a fixed model
@@ -52,7 +52,7 @@ def test_all_rows_of_the_papers_table_read_the_same_chunks_from_end_to_end():
 
 def test_quality_is_measured_with_layers_that_store_int8_alone():
     """As bytes are; weights kept beside int8 are asked for by name."""
-    asked = [c for c in study.grid("study") if c.keep_weights]
+    asked = [c for c in study.GRIDS["study"]() if c.keep_weights]
     assert {(c.arm, c.kind) for c in asked} == {("planted", ""), ("text", cells.LLM)}
     net = shipped_net("char_gpt")
     for keep in (False, True):
@@ -64,7 +64,7 @@ def test_quality_is_measured_with_layers_that_store_int8_alone():
 
 
 def test_smoke_needs_no_large_model():
-    assert {c.arm for c in study.grid("smoke")} == {"planted"}
+    assert {c.arm for c in study.GRIDS["smoke"]()} == {"planted"}
 
 
 def test_statistics_of_the_character_model():

@@ -55,7 +55,7 @@ def test_live_it_prunes_the_shipped_net_as_the_recorded_cell_does(tmp_path, monk
     seen = []
     figure = explorers.remove("Δ less β δC, β = 1", 5, lambda done, *_: seen.append(done))
     assert seen == [0, 1, 2, 3, 4, 5]
-    (cell,) = (c for c in study.grid("study") if (c.arm, c.beta) == ("explore", 1.0))
+    (cell,) = (c for c in study.GRIDS["study"]() if (c.arm, c.beta) == ("explore", 1.0))
     net, task = cells.shipped_net("resnet_small"), cells.load_task("resnet_small")
     last = cells.walked(net, task, cell, total=5)["steps"][-1]
     data = next(p for p in figure.files if p.suffix == ".csv").read_text().splitlines()[1:]

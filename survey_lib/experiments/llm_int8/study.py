@@ -113,11 +113,7 @@ GRIDS: dict[str, Callable[[], list[Cell]]] = {
     "full": list,
     "tune": list,
 }
-
-
-def grid(profile: str) -> list[Cell]:
-    """The cells of a profile; every quick cell is one of the study's."""
-    return GRIDS[profile]()
+"""Profile → its cells; every quick cell is one of the study's."""
 
 
 # ---- what is asked of the character model: rows of one draw → a number
