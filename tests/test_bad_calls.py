@@ -248,6 +248,16 @@ def test_an_interrupted_command_says_so_in_one_line(command, monkeypatch, tmp_pa
     assert result.stderr.strip().count("\n") == 0
 
 
+def test_an_interruption_before_any_command_runs_is_told_too(monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.OneSentence, "parse_args", stop)
+    result = CliRunner().invoke(app, ["list"])
+    assert result.exit_code == cli.STOPPED
+    assert result.stderr.strip() == "survey: stopped; what was finished is kept"
+
+
 @pytest.mark.parametrize(
     "error",
     [OSError(28, "No space left on device", "/x/y"), MemoryError(), ValueError("two\nlines"),
