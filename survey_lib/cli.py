@@ -32,9 +32,16 @@ class OneSentence(TyperGroup):
             context = getattr(why, "ctx", None)
             words = " ".join(why.format_message().split()).rstrip(".")
             _end(f"{words}; see {context.command_path if context else 'survey'} --help", 2)
-        except (KeyboardInterrupt, typer.Abort):
+        except typer.Abort:
             _end("stopped; what was finished is kept", STOPPED)
         sys.exit(status if isinstance(status, int) else 0)
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """Read the command line."""
+        try:
+            return super().make_context(*args, **more)
+        except KeyboardInterrupt:  # typer would end without a word
+            _end("stopped; what was finished is kept", STOPPED)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
