@@ -276,6 +276,14 @@ def test_what_goes_wrong_inside_is_one_line(error, monkeypatch):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_a_cache_that_cannot_be_written_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SURVEY_BUILD", str(tmp_path / "file" / "build"))
+    last = said(CliRunner().invoke(app, ["build", "--profile", "smoke"]), "Not a directory")
+    assert "finished chapters are kept" in last
+    assert (tmp_path / "file").read_bytes() == b""
+
+
 def test_a_damaged_study_is_one_line(monkeypatch, tmp_path):
     good = (files.results_dir() / "study" / "thinet.jsonl").read_text().splitlines()
     monkeypatch.setenv("SURVEY_RESULTS", str(tmp_path))
