@@ -48,6 +48,7 @@ CASES = {
         {"interval": 2}, {"interval": 2, "beta": 0.1}, {"criterion": "l1_signed"},
         {"criterion": "random"},
     ],
+    "rethinking": [{}, {"weights": "inherited"}],
     "random": [{}],
     "l1": [{}],
     "l2": [{}],

@@ -7,4 +7,5 @@ EXPERIMENTS: dict[str, str] = {
     "closer_look": "survey_lib.experiments.closer_look",
     "group_fisher": "survey_lib.experiments.group_fisher",
     "llm_int8": "survey_lib.experiments.llm_int8",
+    "rethinking": "survey_lib.experiments.rethinking",
 }

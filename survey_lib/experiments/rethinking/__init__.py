@@ -1,0 +1,1 @@
+"""Rethinking pruning: what is measured (cells) and what is asked (study)."""
