@@ -53,7 +53,7 @@ FOUND = (0.25,)
 """Shares of the dense net's parameters at which found widths are compared with designed ones."""
 CAP = 2.0
 """Most epochs of a masked net's Scratch-B, in E: an ideal sparse kernel would allow for more."""
-LAMBDA, STRENGTH = 0.003, 0.03
+LAMBDA, STRENGTH = 0.003, 0.08
 """Weight of the penalties of network slimming and of sparse structure selection."""
 ROWS = thinet.Config(images=20, pairs=20)
 """What ThiNet and the regression look at: as in ThiNet's own chapter."""

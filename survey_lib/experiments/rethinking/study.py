@@ -13,6 +13,7 @@ METHODS = (*PREDEFINED, "slimming", "structures", "magnitude")
 HALF, SPARSEST, SMALLEST = MACS[1], WEIGHTS[-1], FOUND[0]
 TICKET = 0.1
 """Share of the convolution weights that a ticket keeps."""
+TUNINGS = ("constant", "falling")
 INITS = ("own", "fresh", "corrected")
 DESIGNS = ("found", "uniform", "guided")
 
@@ -123,7 +124,7 @@ def _cells(name: str) -> Callable[[int, float], list[Cell]]:
     if not what:
         net = "resnet" if name == "resnet" else "vgg"
         return lambda s, lr: [Cell("dense", s, net=net, dense_lr=lr)]
-    if how in ("constant", "falling"):
+    if how in TUNINGS:
         keep = SPARSEST if what == "magnitude" else HALF
         return lambda s, lr: [tuned(what, s, keep, how, lr=lr)]
     if how == "scratch":
@@ -153,7 +154,7 @@ def _firm(seed: int) -> list[Cell]:
     large = RATES["dense"]
     return [
         dense(seed),
-        *(tuned("l1", seed, k, how) for k in MACS for how in ("constant", "falling")),
+        *(tuned("l1", seed, k, how) for k in MACS for how in TUNINGS),
         *(scratch("predefined", seed, k, how) for k in MACS for how in "eb"),
         *(ticket(how, seed, rate) for how in INITS for rate in (large, small(large))),
     ]
@@ -178,9 +179,9 @@ def _study() -> list[Cell]:
 
 def _quick() -> list[Cell]:
     """A slice of the study, replicate 0: one shape of the ℓ1 norm, and the sparsest mask."""
-    cells = [dense(0), *(tuned("l1", 0, HALF, how) for how in ("constant", "falling"))]
+    cells = [dense(0), *(tuned("l1", 0, HALF, how) for how in TUNINGS)]
     cells += [scratch("predefined", 0, HALF, how) for how in "eb"]
-    cells += [tuned("magnitude", 0, SPARSEST, how) for how in ("constant", "falling")]
+    cells += [tuned("magnitude", 0, SPARSEST, how) for how in TUNINGS]
     return [*cells, scratch("magnitude", 0, SPARSEST, "e")]
 
 

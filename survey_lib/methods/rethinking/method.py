@@ -1,4 +1,4 @@
-r"""Rethinking the value of network pruning (Liu et al. 2019, bibliography key ``liu2019rethinking``).
+r"""Rethinking the value of network pruning (Liu et al. 2019, key ``liu2019rethinking``).
 
 No new way to prune but a comparison. Pruning turns a large net :math:`A`, trained for :math:`T`
 steps, into a small shape :math:`A'`. Its inherited weights are tuned; or the same shape gets fresh
@@ -156,7 +156,7 @@ def corrected(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 
 def under_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> MaskedWeights:
-    """The model's kernels, cut in place; :func:`survey_lib.mechanics.masks.fit_masked` trains it."""
+    """The model's kernels, cut in place; ``mechanics.masks.fit_masked`` trains it."""
     masked = MaskedWeights(conv_weights(model))
     masked.set(dict(masks))
     return masked

@@ -81,7 +81,7 @@ def soft_threshold(x: Tensor, t: float) -> Tensor:
 
 @contextmanager
 def scaled(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Each branch times a scale λ_i, 1 at first; at the end λ is folded into its last batch norm."""
+    """Each branch times a scale λ_i, 1 at first; in the end folded into its last batch norm."""
     scales, handles = {}, []
     for name, block in branches(model).items():
         weight = block.bn2.weight
