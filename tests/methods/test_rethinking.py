@@ -87,7 +87,7 @@ def test_without_pruning_scratch_b_is_scratch_e_is_the_dense_net(tiny_task):
 
 
 def test_the_dossiers_case_ranks_by_absolute_weights():
-    """[[1, −1], [0.5, 0.5]]: norms 2 and 1, so the second goes; signed sums would take the first."""
+    """[[1, −1], [0.5, 0.5]]: norms 2 and 1, the second goes; signed sums would take the first."""
     net = nn.Sequential(nn.Conv2d(1, 2, (1, 2), bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1))
     net[0].weight.data = torch.tensor([[1.0, -1.0], [0.5, 0.5]]).view(2, 1, 1, 2)
     graph = trace_groups(net, torch.zeros(1, 1, 4, 4))
@@ -334,19 +334,23 @@ def test_guided_shares_are_means_over_a_stage_and_over_nets(vgg):
     assert [shares[n] for n in names] == pytest.approx([6 / 8, *[40 / 64] * 2, *[80 / 192] * 3])
 
 
-def test_a_design_has_its_proportions_and_at_least_the_size_asked_for(vgg):
+def test_a_design_has_its_proportions_and_the_size_asked_for(vgg):
     free = replace(vgg, groups=vgg.prunable)
     costs = Costs(free, "params")
     names, sizes = [g.name for g in free.groups], {g.name: g.size for g in free.groups}
     shares = dict(zip(names, (0.2, 0.4, 0.6, 0.8, 1.0, 0.5), strict=True))
     target = 0.25 * costs.dense
-    found = variants.designed(vgg, shares, "params", target)
-    assert found == slow.one_by_one(
+    above = variants.designed(vgg, shares, "params", target, above=True)
+    assert above == slow.one_by_one(
         shares, sizes, lambda kept: costs(np.array([*kept.values()])), target
     )
-    kept = np.array([*found.values()])
-    assert target <= costs(kept) < 1.1 * target
-    whole = variants.designed(vgg, dict.fromkeys(names, 0.1), "params", costs.dense)
+    below = variants.designed(vgg, shares, "params", target, above=False)
+    most, least = (costs(np.array([*found.values()])) for found in (above, below))
+    assert 0.9 * target < least < target <= most < 1.1 * target
+    assert all(0 <= above[n] - below[n] <= 1 for n in names)
+    whole = variants.designed(vgg, dict.fromkeys(names, 0.1), "params", costs.dense, above=True)
     assert whole == sizes
-    with pytest.raises(ValueError, match="fewer than"):
-        variants.designed(vgg, shares, "params", 2 * costs.dense)
+    with pytest.raises(ValueError, match="no such net has at least"):
+        variants.designed(vgg, shares, "params", 2 * costs.dense, above=True)
+    with pytest.raises(ValueError, match="no such net has at most"):
+        variants.designed(vgg, shares, "params", 1, above=False)

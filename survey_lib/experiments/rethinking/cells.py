@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from survey_lib.experiments.context import Context
 from survey_lib.measure.macs import count_macs, count_nonzero_macs
 from survey_lib.measure.standard import standard
 from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.masks import fit_masked
 from survey_lib.mechanics.scratch import from_scratch
@@ -249,7 +251,10 @@ def scratch(context: Context) -> dict[str, Any]:
 
 
 def design(context: Context, task: Task) -> dict[str, int]:
-    """Widths within a share of the parameters: found by slimming, or designed of equal size."""
+    """Widths within a share of the parameters: found by slimming, or designed of equal size.
+
+    The uniform net has no fewer parameters than the others.
+    """
     cell = context.cell
     net, _ = sparse_net(context, task)
     graph = trace_groups(net, task.example(1))
@@ -261,11 +266,14 @@ def design(context: Context, task: Task) -> dict[str, int]:
     own = found(Budget("params", cell.keep))
     if cell.method == "found":
         return own
-    shares = {g.name: 1.0 for g in graph.prunable}
-    if cell.method == "guided":
-        shares = variants.stage_shares(graph, [found(Budget("macs", keep)) for keep in MACS])
-    size = sum(p.numel() for p in from_scratch(task, own, generator=seeded(0)).parameters())
-    return variants.designed(graph, shares, "params", size)
+    size = Costs(graph, "params")(np.array([own.get(g.name, g.size) for g in graph.groups]))
+    same = dict.fromkeys(own, 1.0)
+    uniform = variants.designed(graph, same, "params", size, above=True)
+    if cell.method == "uniform":
+        return uniform
+    shares = variants.stage_shares(graph, [found(Budget("macs", keep)) for keep in MACS])
+    size = Costs(graph, "params")(np.array([uniform.get(g.name, g.size) for g in graph.groups]))
+    return variants.designed(graph, shares, "params", size, above=False)
 
 
 def designed(context: Context) -> dict[str, Any]:

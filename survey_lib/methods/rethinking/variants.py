@@ -170,24 +170,33 @@ def stage_shares(graph: ChannelGraph, nets: Sequence[Mapping[str, int]]) -> dict
 
 
 def designed(
-    graph: ChannelGraph, shares: Mapping[str, float], metric: str, target: float
+    graph: ChannelGraph, shares: Mapping[str, float], metric: str, target: float, *, above: bool
 ) -> dict[str, int]:
-    """The narrowest net with widths in these proportions that costs at least ``target``.
+    """Widths in these proportions whose cost is next to ``target``.
 
     Args:
         graph: of the dense net.
         shares: by prunable group; all equal for a uniform net.
         metric: ``params`` or ``macs``.
-        target: what a pruned net costs; the designed one has no less, so is never worse off.
+        target: what the net is to cost.
+        above: the narrowest net that costs at least that; else the widest that costs at most that.
 
     Raises:
-        ValueError: the whole net costs less.
+        ValueError: there is no such net.
     """
     free = replace(graph, groups=graph.prunable)
     costs = Costs(free, metric)
     share = np.array([shares[g.name] for g in free.groups])
+    below = None
     for factor in np.linspace(0, 1 / share.min(), 2001):
         kept = np.clip(np.round(factor * share * costs.sizes), 1, costs.sizes).astype(int)
-        if costs(kept) >= target:
-            return {g.name: int(k) for g, k in zip(free.groups, kept, strict=True)}
-    raise ValueError(f"rethinking: the whole net has fewer than {target:,.0f} {metric}")
+        found = {g.name: int(k) for g, k in zip(free.groups, kept, strict=True)}
+        if above and costs(kept) >= target:
+            return found
+        if not above and costs(kept) > target:
+            break
+        below = found
+    if above or below is None:
+        side = "least" if above else "most"
+        raise ValueError(f"rethinking: no such net has at {side} {target:,.0f} {metric}")
+    return below
