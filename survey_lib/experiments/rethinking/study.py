@@ -72,7 +72,8 @@ def cell(arm: str, seed: int, name: str = "", **more: Any) -> Cell:
     """A cell of a way to prune, with its dense net's rate."""
     net = of(name)
     rate = RATES["resnet" if net == "resnet" else "dense"]
-    return Cell(arm, seed, net=net, method=name, **({"dense_lr": rate} | more))
+    knobs: dict[str, Any] = {"dense_lr": rate} | more
+    return Cell(arm, seed, net=net, method=name, **knobs)
 
 
 def shares(name: str) -> tuple[float, ...]:
@@ -87,7 +88,8 @@ def family(name: str) -> str:
 
 def tuned(name: str, seed: int, keep: float, how: str, **more: Any) -> Cell:
     """A pruned net, tuned at a ``constant`` rate or a ``falling`` one."""
-    return cell("tuned", seed, name, keep=keep, how=how, **({"lr": RATES[f"{name} {how}"]} | more))
+    rate: dict[str, Any] = {"lr": RATES[f"{name} {how}"]}
+    return cell("tuned", seed, name, keep=keep, how=how, **(rate | more))
 
 
 def scratch_role(name: str, how: str) -> str:
@@ -99,7 +101,7 @@ def scratch_role(name: str, how: str) -> str:
 
 def scratch(name: str, seed: int, keep: float, how: str, **more: Any) -> Cell:
     """A shape of a family from random weights: Scratch-E (``e``) or Scratch-B (``b``)."""
-    rate = {"lr": RATES[scratch_role(name, how)]}
+    rate: dict[str, Any] = {"lr": RATES[scratch_role(name, how)]}
     return cell("scratch", seed, name, keep=keep, how=how, **(rate | more))
 
 

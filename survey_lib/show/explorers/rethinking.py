@@ -89,12 +89,12 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         here = here.transform_filter(alt.datum[field] == chosen[field])
     y = alt.Y("net:N", title=None, sort=list(ARMS))
     colour = by_method("net", ARMS)
-    strength = alt.condition("datum.paid", alt.value(1), alt.value(0.25))
+    strength = alt.condition("datum.paid", alt.value(1), alt.value(0.4))
     x = alt.X(
         "accuracy:Q",
         title="test accuracy, 95 % interval",
         scale=alt.Scale(zero=False, padding=28),
-        axis=alt.Axis(format=".0%", tickCount=5),
+        axis=alt.Axis(format=".1%", tickCount=4),
     )
     whisker = here.mark_rule(strokeWidth=2).encode(
         x=alt.X("low:Q"), x2="high:Q", y=y, color=colour, opacity=strength
@@ -186,12 +186,12 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         alt="Two charts over five nets: the dense one, the pruned one tuned at a constant and at a "
         "falling rate, Scratch-E and Scratch-B. First their test accuracy with intervals, then "
         "what each cost, beside the budget.",
-        caption="Lower the budget and see which nets it still pays for: the others fade. A tuned "
-        "net costs the dense net's training first; a shape that pruning had to find costs it in "
-        "truth as well, which the paper's account leaves out. Under masks only non-zero weights "
-        "are counted, as if a kernel could skip the others, and Scratch-B has at most twice the "
-        f"epochs. Dots: mean over seeds; lines: 95 % t interval; {study.FEW} to {study.SEEDS} "
-        "seeds.",
+        caption="Lower the budget and see which nets it still pays for: the others fade. Constant "
+        "and falling are the pruned net, tuned at such a rate; they cost the dense net's training "
+        "first. A shape that pruning had to find costs it in truth as well, which the paper's "
+        "account leaves out. Under masks only non-zero weights are counted, as if a kernel could "
+        "skip the others, and Scratch-B has at most twice the epochs. Dots: mean over seeds; "
+        f"lines: 95 % t interval; {study.FEW} to {study.SEEDS} seeds.",
         table_columns={
             "way": "pruned by", "keep": "kept", "net": "net", "accuracy": "accuracy",
             "low": "from", "high": "to", "macs": "MACs, first seed", "cost": "cost",
