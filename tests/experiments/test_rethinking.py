@@ -124,8 +124,11 @@ def test_every_way_to_prune_meets_its_nets_from_scratch_in_every_replicate():
 
 def test_both_sides_try_equally_many_rates():
     tries = {role.name: len(role.rates) for role in study.ROLES}
-    assert set(tries.values()) == {4}
     assert set(tries) == set(study.RATES)
+    for name in study.METHODS:
+        sides = {f"{name} {how}" for how in study.TUNINGS}
+        sides |= {study.scratch_role(study.family(name), how) for how in "eb"}
+        assert len({tries[side] for side in sides}) == 1, name
     assert 0.001 in study.TRIED["l1 constant"]  # the paper's own
 
 
