@@ -1,0 +1,372 @@
+"""Relevance against its literal twin, its conservation, hand cases, and zennit."""
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from survey_lib.mechanics.relevance import rules as table
+from survey_lib.mechanics.relevance.engine import relevance, true_class
+from survey_lib.mechanics.relevance.rules import AlphaBeta, Box, Epsilon, Flat, Rules
+from survey_lib.mechanics.relevance.tape import RelevanceError
+from survey_lib.tasks.dense import seeded
+from survey_lib.tasks.models import build_model
+from tests.oracles import relevance as twin
+from tests.oracles import zennit_nets
+
+NETS = {
+    "mlp": {}, "toy_mlp": {}, "cnn_small": {}, "vgg_small": {}, "resnet_small": {},
+    "densenet_small": {}, "mobilenet_small": {},
+}  # fmt: skip
+VARIANTS = [
+    *NETS.items(), ("vgg_small", {"head": "fc"}), ("resnet_small", {"groups": 4}),
+    ("densenet_small", {"bottleneck": 2}), ("cnn_small", {"bn": False}),
+]  # fmt: skip
+ids = lambda v: v if isinstance(v, str) else " ".join(map(str, v.values())) or "-"  # noqa: E731
+EXACT = Rules(sums=Epsilon(1e-14), pools=Epsilon(1e-14))
+
+
+def lively(net, seed=0):
+    """The net in float64, with batch norms that have seen something, signs of γ included."""
+    net = net.double().eval()
+    g = torch.Generator().manual_seed(seed)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            n = m.num_features
+            m.running_mean = 0.3 * torch.randn(n, generator=g).double()
+            m.running_var = 0.5 + torch.rand(n, generator=g).double()
+            m.weight.data = torch.randn(n, generator=g).double()
+            m.bias.data = 0.3 * torch.randn(n, generator=g).double()
+    return net
+
+
+def project_net(name, options):
+    net = lively(build_model(name, generator=seeded(0), **options))
+    shape = (2, 2, 1, 1) if name == "toy_mlp" else (2, 1, 28, 28)
+    x = torch.randn(shape, generator=seeded(1), dtype=torch.float64)
+    return net, x.flatten(1) if name == "toy_mlp" else x
+
+
+def no_bias(net):
+    for m in net.modules():
+        if getattr(m, "bias", None) is not None:
+            m.bias.data.zero_()
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.zero_()
+    return net
+
+
+# ---- hand cases
+
+
+def test_the_dossiers_hand_case():
+    """a = (1, 2), W = ((1, −1), (1, 2)), R = (3, 4): denominators (3, 4), messages 1 and 6."""
+    net = nn.Linear(2, 2, bias=False).double()
+    net.weight.data = torch.tensor([[1.0, 1.0], [-1.0, 2.0]]).double()  # (outputs, inputs)
+    r = torch.tensor([[3.0, 4.0]]).double()
+    found = relevance(net, torch.tensor([[1.0, 2.0]]).double(), r)
+    assert found.input.tolist() == [[1.0, 6.0]]
+    assert found.maps[""].tolist() == [[3.0, 4.0]]
+
+
+def test_signed_inputs_count_by_the_sign_of_what_they_contribute():
+    """A negative input through a negative weight speaks for the output; z⁺ would miss it."""
+    net = nn.Linear(2, 1, bias=False).double()
+    net.weight.data = torch.tensor([[-2.0, 1.0]]).double()
+    found = relevance(net, torch.tensor([[-1.0, 2.0]]).double(), torch.ones(1, 1).double())
+    assert found.input.tolist() == [[0.5, 0.5]]
+
+
+def test_alpha_two_beta_one_by_hand():
+    """Contributions 3, 1 and −2: positive ones share 2 R, the negative one takes −R."""
+    net = nn.Linear(3, 1, bias=False).double()
+    net.weight.data = torch.tensor([[3.0, 1.0, -2.0]]).double()
+    found = relevance(net, torch.ones(1, 3).double(), torch.full((1, 1), 4.0).double(),
+                      Rules(linear=AlphaBeta(2, 1)))  # fmt: skip
+    assert found.input.tolist() == [[6.0, 2.0, -4.0]]
+
+
+def test_flat_gives_every_input_the_same():
+    net = nn.Conv2d(1, 1, 2, bias=False).double()
+    found = relevance(net, torch.randn(1, 1, 2, 2, generator=seeded(0)).double(),
+                      torch.full((1, 1, 1, 1), 8.0).double(), Rules(first=Flat()))  # fmt: skip
+    assert found.input.tolist() == [[[[2.0, 2.0], [2.0, 2.0]]]]
+
+
+def test_without_biases_lrp_0_is_gradient_times_input():
+    net = no_bias(project_net("cnn_small", {"bn": False})[0])
+    x = torch.randn(3, 1, 28, 28, generator=seeded(2), dtype=torch.float64).requires_grad_()
+    y = net(x)
+    zero = Rules(*[Epsilon(1e-15)] * 2, first=Epsilon(1e-15))
+    found = relevance(net, x.detach(), y.detach() * F.one_hot(torch.tensor([0, 1, 2]), 10), zero)
+    (grad,) = torch.autograd.grad(y[range(3), range(3)].sum(), x)
+    torch.testing.assert_close(found.input, x.detach() * grad, rtol=1e-7, atol=1e-10)
+
+
+def test_a_filter_that_speaks_for_nothing_has_no_relevance_and_twins_share():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(), nn.Flatten(),
+                        nn.Linear(36, 2, bias=False)).double()  # fmt: skip
+    net[0].weight.data = net[0].weight.data.abs()
+    net[0].weight.data[1] = net[0].weight.data[0]
+    w = net[3].weight.data.abs().reshape(2, 4, 9)
+    w[:, 1] = w[:, 0]
+    w[:, 2] *= -1
+    net[3].weight.data = w.reshape(2, 36)
+    x = torch.rand(2, 1, 5, 5, generator=seeded(0)).double()
+    r = relevance(net, x, true_class(torch.tensor([0, 1]))).maps["0"].sum((0, 2, 3))
+    assert r[2] == 0
+    assert r[0] == pytest.approx(float(r[1]), rel=1e-12)
+    assert (r[[0, 3]] > 0).all()
+
+
+# ---- the literal twin
+
+
+def test_a_net_with_a_bit_of_everything_equals_the_matrix_twin():
+    """Conv with batch norm, max pool, grouped conv, residual sum, concatenation, average, linear."""
+    g = seeded(3)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+            self.norm = nn.BatchNorm2d(2)
+            self.group = nn.Conv2d(2, 2, 3, padding=1, groups=2)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = F.max_pool2d(F.relu(self.norm(self.conv(x)), inplace=True), 2)
+            s = F.relu(h + self.group(h))
+            return self.head(torch.flatten(F.adaptive_avg_pool2d(torch.cat([h, s], 1), 1), 1))
+
+    net = lively(Net())
+    x = torch.randn(1, 1, 4, 4, generator=g, dtype=torch.float64)
+    start = torch.tensor([[0.5, 1.0, 2.0]]).double()
+    rules = Rules(conv=AlphaBeta(2, 1), linear=Epsilon(0.01), first=Box(-4.0, 4.0),
+                  sums=Epsilon(0.01), pools=Epsilon(0.01))  # fmt: skip
+    found = relevance(net, x, start, rules)
+
+    # forwards, kept
+    scale = net.norm.weight / (net.norm.running_var + net.norm.eps).sqrt()
+    h = F.max_pool2d(full := F.relu(net.norm(net.conv(x))), 2)
+    branch = net.group(h)
+    s = F.relu(h + branch)
+    both = torch.cat([h, s], 1)
+    flat = both.mean((2, 3))
+    # and back, by matrices
+    r = twin.through(twin.epsilon, lambda v: v @ net.head.weight.T, flat, start,
+                     b=net.head.bias.tolist(), eps=0.01)  # fmt: skip
+    r = twin.through(twin.epsilon, lambda v: v.mean((2, 3)), both, r, eps=0.01)
+    to_h, to_s = r[:, :2], r[:, 2:]
+    direct, to_branch = twin.shares(h, branch, to_s, 0.01)
+    torch.testing.assert_close(found.maps["group"], to_branch)
+    grouped = lambda v: F.conv2d(v, net.group.weight, None, 1, 1, 1, 2)  # noqa: E731
+    inside = twin.through(twin.alpha_beta, grouped, h, to_branch, alpha=2, beta=1)
+    at_conv = twin.biggest(full, to_h + direct + inside, 2)
+    torch.testing.assert_close(found.maps["conv"], at_conv)
+    folded = lambda v: F.conv2d(v, net.conv.weight * scale[:, None, None, None], None, 1, 1)  # noqa: E731
+    heat = twin.through(twin.box, folded, x, at_conv, low=-4.0, high=4.0)
+    torch.testing.assert_close(found.input, heat)
+
+
+def test_signed_inputs_equal_the_matrix_twin_where_nothing_is_positive_too():
+    net = lively(nn.Sequential(nn.Conv2d(2, 3, 2), nn.Conv2d(3, 2, 2)))
+    x = torch.randn(1, 2, 4, 4, generator=seeded(4), dtype=torch.float64)
+    net[1].weight.data[0] = -net[1].weight.data[0].abs()
+    r = torch.rand(1, 2, 2, 2, generator=seeded(5)).double()
+    found = relevance(net, x, r)
+    middle = net[0](x)
+    at_0 = twin.through(twin.alpha_beta, lambda v: F.conv2d(v, net[1].weight), middle, r)
+    torch.testing.assert_close(found.maps["0"], at_0)
+    heat = twin.through(twin.alpha_beta, lambda v: F.conv2d(v, net[0].weight), x, at_0)
+    torch.testing.assert_close(found.input, heat)
+
+
+# ---- conservation
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=ids)
+def test_relevance_is_conserved_to_1e_8_and_what_is_lost_is_accounted_for(name, options):
+    net, x = project_net(name, options)
+    found = relevance(no_bias(net), x, true_class(torch.tensor([1, 0])), EXACT)
+    dead = {p.path for p in found.ledger if p.kept.abs().max() > 1e-8}
+    # α1β0 hands on all of it, but for outputs that nothing speaks for
+    assert found.kept.abs().max() < 1e-8 or dead
+    assert found.unaccounted < 1e-8
+    signs = [p for p in found.ledger if p.name == "add"]
+    assert not dead & {p.path for p in signs}
+    positive = relevance(net, x.abs(), true_class(torch.tensor([1, 0])), EXACT)
+    assert positive.unaccounted < 1e-8
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=ids)
+def test_with_biases_the_equations_rule_still_hands_on_everything_a_net_uses(name, options):
+    """α1β0 ignores biases: only where a bias alone keeps a unit alive is relevance lost."""
+    net, x = project_net(name, options)
+    found = relevance(net, x, true_class(torch.tensor([1, 0])), EXACT)
+    assert found.unaccounted < 1e-8
+    assert {p.name for p in found.ledger if p.kept.abs().max() > 1e-8} <= table.LAYERS
+    if "add" not in {p.name for p in found.ledger}:
+        assert (found.input >= 0).all()
+        assert all((r >= 0).all() for r in found.maps.values())
+
+
+def test_epsilon_keeps_what_its_bias_and_epsilon_contribute():
+    net = nn.Linear(2, 1).double()
+    net.weight.data, net.bias.data = torch.ones(1, 2).double(), torch.ones(1).double()
+    found = relevance(net, torch.ones(1, 2).double(), torch.ones(1, 1).double(),
+                      Rules(linear=Epsilon(1.0)))  # fmt: skip
+    assert found.input.tolist() == [[0.25, 0.25]]  # z = 2, bias 1, ε 1
+    assert found.ledger[0].kept.tolist() == [0.5]
+    assert found.unaccounted == 0
+
+
+def test_permuting_filters_permutes_their_relevance():
+    net, x = project_net("cnn_small", {})
+    order = torch.randperm(32, generator=seeded(0))
+    before = relevance(net, x, true_class(torch.tensor([3, 4])))
+    first, norm, second = net.features[0], net.features[1], net.features[3]
+    first.weight.data = first.weight.data[order]
+    for t in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        t.copy_(t[order])
+    second.weight.data = second.weight.data[:, order]
+    after = relevance(net, x, true_class(torch.tensor([3, 4])))
+    torch.testing.assert_close(after.maps["features.0"], before.maps["features.0"][:, order])
+    torch.testing.assert_close(after.input, before.input)
+
+
+def test_the_starts_size_ranks_alike_for_one_example_but_not_for_a_mixture():
+    net, x = project_net("cnn_small", {})
+    y = torch.tensor([0, 1])
+    per = [relevance(net, x, true_class(y, logit=logit)).maps["features.3"].sum((2, 3))
+           for logit in (False, True)]  # fmt: skip
+    for one, scaled in zip(*per, strict=True):
+        torch.testing.assert_close(one / one.sum(), scaled / scaled.sum())
+    summed = [p.sum(0) / p.sum() for p in per]
+    assert (summed[0] - summed[1]).abs().max() > 1e-3
+
+
+# ---- zennit
+
+
+@pytest.mark.parametrize(("name", "options"), [v for v in VARIANTS if v[0] != "toy_mlp"], ids=ids)
+def test_equals_zennit_on_the_projects_nets(name, options):
+    net, x = project_net(name, options)
+    start = true_class(torch.tensor([1, 0]))
+    agree(net, x, start, 10)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenetv2_100"])
+def test_equals_zennit_on_timms_nets(name):
+    torch.manual_seed(0)
+    net = lively(timm.create_model(name, num_classes=5))
+    x = torch.randn(2, 3, 64, 64, generator=seeded(1), dtype=torch.float64)
+    agree(net, x, true_class(torch.tensor([1, 0])), 5)
+
+
+def agree(net, x, start, classes):
+    wanted = zennit_nets.relevance(net, x, start(torch.ones(len(x), classes).double()))
+    found = relevance(net, x, start, Rules(sums=Epsilon(1e-12), pools=Epsilon(1e-12)))
+    same = {path: (found.maps[path] - r).abs().max() / r.abs().max()
+            for path, r in wanted.items() if path}  # fmt: skip
+    assert same.keys() == found.maps.keys()
+    assert max(same.values()) < 1e-6, max(same, key=lambda k: same[k])
+    assert (found.input - wanted[""]).abs().max() < 1e-6 * wanted[""].abs().max()
+
+
+def test_the_box_rule_equals_zennits():
+    net, x = project_net("vgg_small", {})
+    start = true_class(torch.tensor([1, 0]))
+    low, high = (torch.full_like(x, v) for v in (-5.0, 5.0))
+    wanted = zennit_nets.relevance(net, x, start(torch.ones(2, 10).double()), box=(low, high))[""]
+    found = relevance(net, x, start, Rules(first=Box(-5.0, 5.0), pools=Epsilon(1e-12))).input
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_captum_hands_both_branches_of_a_sum_everything():
+    """Why it is no oracle here: at each residual sum the total doubles, and nobody says so."""
+    from captum.attr import LRP
+    from captum.attr._utils.lrp_rules import EpsilonRule
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)
+
+        def forward(self, x):
+            return self.a(x) + self.b(x)
+
+    net = Sum().double()
+    for m in (net.a, net.b):
+        m.rule = EpsilonRule(1e-12)
+    x = torch.rand(1, 3, generator=seeded(0)).double() + 0.1
+    total = LRP(net).attribute(x, target=1).sum()
+    assert float(total) == pytest.approx(2 * float(net(x)[0, 1]), rel=1e-6)
+    ours = relevance(net, x, true_class(torch.tensor([1]), logit=True),
+                     Rules(linear=Epsilon(1e-12), sums=Epsilon(1e-12)))  # fmt: skip
+    assert float(ours.input.sum()) == pytest.approx(float(net(x)[0, 1]), rel=1e-6)
+
+
+# ---- exact or refused
+
+
+def test_what_no_rule_knows_is_refused_by_name_unless_a_rule_is_given():
+    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)).double()
+    x, start = torch.rand(2, 3, generator=seeded(0)).double(), true_class(torch.tensor([0, 1]))
+    with pytest.raises(RelevanceError, match=r"1 \(layer_norm\): no rule says how"):
+        relevance(net, x, start)
+    found = relevance(net, x, start, own={"layer_norm": table.unchanged})
+    assert found.unaccounted < 1e-12
+
+
+class Custom(nn.Module):
+    def __init__(self, f):
+        super().__init__()
+        self.layer, self.f = nn.Linear(3, 3), f
+
+    def forward(self, x):
+        return self.f(self.layer(x))
+
+
+def ignored(h):
+    h.relu_()
+    return h
+
+
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda h: h * h.flip(1), "a product of two maps"),
+        (lambda h: h - h.flip(1), "only plain sums"),
+        (ignored, "not one tensor made from the input|was overwritten before"),
+        (lambda h: (h, h), "gives a tuple"),
+        (lambda h: h @ h.T, "no rule says how"),
+        (lambda h: torch.add(h, h.flip(1), alpha=2), "only plain sums"),
+    ],
+)
+def test_what_no_rule_foresees_is_refused(f, message):
+    x = torch.rand(3, 3, generator=seeded(0))
+    with pytest.raises(RelevanceError, match=message):
+        relevance(Custom(f), x, true_class(torch.tensor([0, 1, 2])))
+
+
+def test_a_start_of_another_shape_is_refused():
+    with pytest.raises(RelevanceError, match=r"shape \(1, 2\)"):
+        relevance(nn.Linear(3, 2), torch.rand(1, 3), torch.ones(1, 3))
+
+
+def test_the_net_and_its_modes_stay_as_they_are():
+    net = build_model("resnet_small", generator=seeded(0)).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    x = torch.rand(2, 1, 28, 28, generator=seeded(1))
+    relevance(net, x, true_class(torch.tensor([1, 0])))
+    assert all(m.training for m in net.modules())
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in before.items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("alpha", [(2, 0.5), (0.5, -0.5)])
+def test_alpha_and_beta_that_do_not_conserve_are_refused(alpha):
+    with pytest.raises(ValueError, match="α − β must be 1"):
+        AlphaBeta(*alpha)
