@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from survey_lib.mechanics.relevance import rules as table
+from survey_lib.mechanics.relevance import table
 from survey_lib.mechanics.relevance.engine import relevance, true_class
 from survey_lib.mechanics.relevance.rules import AlphaBeta, Box, Epsilon, Flat, Rules
 from survey_lib.mechanics.relevance.tape import RelevanceError
@@ -124,7 +124,7 @@ def test_a_filter_that_speaks_for_nothing_has_no_relevance_and_twins_share():
 
 
 def test_a_net_with_a_bit_of_everything_equals_the_matrix_twin():
-    """Conv with batch norm, max pool, grouped conv, residual sum, concatenation, average, linear."""
+    """Conv with batch norm, max pool, grouped conv, residual sum, concatenation, average, head."""
     g = seeded(3)
 
     class Net(nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def matrix(f, shape) -> Tensor:
-    """The matrix W (inputs, outputs) of a linear function of tensors of this shape, column by column."""
+    """The matrix W (inputs, outputs) of a linear function of tensors of this shape, row by row."""
     n = int(torch.tensor(shape).prod())
     eye = torch.eye(n, dtype=torch.float64).reshape(n, *shape)
     return torch.stack([f(e[None])[0].flatten() for e in eye])

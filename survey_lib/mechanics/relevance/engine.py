@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from survey_lib.mechanics.relevance.rules import MOVES, Handler, Rules, handler_of
+from survey_lib.mechanics.relevance.rules import EQUATION, Rules
+from survey_lib.mechanics.relevance.table import MOVES, Handler, handler_of
 from survey_lib.mechanics.relevance.tape import RelevanceError, Tape, record
 
 
@@ -77,7 +78,7 @@ def relevance(
     model: nn.Module,
     x: Tensor,
     start: Start,
-    rules: Rules = Rules(),
+    rules: Rules = EQUATION,
     *,
     own: Mapping[str, Handler] | None = None,
 ) -> Explanation:
@@ -98,7 +99,7 @@ def relevance(
 
 
 def handed_back(
-    tape: Tape, start: Start, rules: Rules = Rules(), *, own: Mapping[str, Handler] | None = None
+    tape: Tape, start: Start, rules: Rules = EQUATION, *, own: Mapping[str, Handler] | None = None
 ) -> Explanation:
     """The way back over a recorded forward pass; arguments as for :func:`relevance`."""
     first = start(tape.output) if callable(start) else start
@@ -126,8 +127,7 @@ def handed_back(
         parts = handler_of(step, own or {})(step, full, rules)
         for t, r in parts:
             at[id(t)] = at[id(t)] + r if id(t) in at else r
-        received, handed = (sum((totals(r) for r in found), torch.zeros(len(tape.x)).double())
-                            for found in (full, [r for _, r in parts]))  # fmt: skip
+        received, handed = all_totals(full), all_totals([r for _, r in parts])
         ledger.append(Passed(step.path, step.name, received, handed))
     heat = at.get(id(tape.x))
     heat = torch.zeros_like(tape.x) if heat is None else heat
@@ -137,6 +137,11 @@ def handed_back(
 def totals(r: Tensor) -> Tensor:
     """(N,) sums over everything but the examples, in float64, on the processor."""
     return r.detach().double().flatten(1).sum(1).cpu()
+
+
+def all_totals(rs: list[Tensor]) -> Tensor:
+    """(N,) of several tensors together."""
+    return torch.stack([totals(r) for r in rs]).sum(0)
 
 
 def true_class(y: Tensor, *, logit: bool = False) -> Callable[[Tensor], Tensor]:
