@@ -187,27 +187,22 @@ def test_signed_inputs_equal_the_matrix_twin_where_nothing_is_positive_too():
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=ids)
-def test_relevance_is_conserved_to_1e_8_and_what_is_lost_is_accounted_for(name, options):
+def test_relevance_is_conserved_to_1e_8(name, options):
+    """Without biases α1β0 hands on all of it, down to the input."""
     net, x = project_net(name, options)
     found = relevance(no_bias(net), x, true_class(torch.tensor([1, 0])), EXACT)
-    dead = {p.path for p in found.ledger if p.kept.abs().max() > 1e-8}
-    # α1β0 hands on all of it, but for outputs that nothing speaks for
-    assert found.kept.abs().max() < 1e-8 or dead
+    assert found.kept.abs().max() < 1e-8
     assert found.unaccounted < 1e-8
-    signs = [p for p in found.ledger if p.name == "add"]
-    assert not dead & {p.path for p in signs}
-    positive = relevance(net, x.abs(), true_class(torch.tensor([1, 0])), EXACT)
-    assert positive.unaccounted < 1e-8
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=ids)
-def test_with_biases_the_equations_rule_still_hands_on_everything_a_net_uses(name, options):
+def test_with_biases_what_is_lost_is_lost_in_layers_and_accounted_for(name, options):
     """α1β0 ignores biases: only where a bias alone keeps a unit alive is relevance lost."""
     net, x = project_net(name, options)
     found = relevance(net, x, true_class(torch.tensor([1, 0])), EXACT)
     assert found.unaccounted < 1e-8
     assert {p.name for p in found.ledger if p.kept.abs().max() > 1e-8} <= table.LAYERS
-    if "add" not in {p.name for p in found.ledger}:
+    if not {"add", "avg_pool2d"} & {p.name for p in found.ledger}:
         assert (found.input >= 0).all()
         assert all((r >= 0).all() for r in found.maps.values())
 

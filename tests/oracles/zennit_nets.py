@@ -33,9 +33,8 @@ class Apart(nn.Module):
 
     def __init__(self, both):
         super().__init__()
-        self.norm = nn.BatchNorm2d(both.num_features, both.eps)
+        self.norm = nn.BatchNorm2d(both.num_features, both.eps).to(both.weight.dtype)
         self.norm.load_state_dict(both.state_dict())
-        self.norm.to(both.weight.dtype)
         self.act = both.act
 
     def forward(self, x):
@@ -101,8 +100,7 @@ def relevance(model: nn.Module, x, start, *, box=None) -> dict[str, torch.Tensor
 
     def keep(path):
         def hook(_module, _inputs, output):
-            output.retain_grad()
-            seen[path] = output
+            output.register_hook(lambda grad: seen.__setitem__(path, grad))
 
         return hook
 
@@ -115,7 +113,7 @@ def relevance(model: nn.Module, x, start, *, box=None) -> dict[str, torch.Tensor
         _, heat = attributor(x.clone(), start)
         for handle in handles:
             handle.remove()
-    return {"": heat} | {path: y.grad for path, y in seen.items()}
+    return {"": heat} | seen
 
 
 def _special(layers, first, pairs):

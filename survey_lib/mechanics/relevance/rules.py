@@ -42,12 +42,32 @@ class AlphaBeta:
 
     def __call__(self, op: "Linear", r: Tensor) -> list[Tensor]:
         """R of each input (…) from R of the output."""
-        found = op.messages(r, sign=1)
+        found = self._of(op, r, sign=1)
         if self.beta:
-            against = op.messages(r, sign=-1)
-            pairs = zip(found, against, strict=True)
-            return [self.alpha * p - self.beta * n for p, n in pairs]
-        return [self.alpha * p for p in found] if self.alpha != 1 else found
+            pairs = zip(found, self._of(op, r, sign=-1), strict=True)
+            found = [self.alpha * p - self.beta * n for p, n in pairs]
+        return found
+
+    def _of(self, op: "Linear", r: Tensor, sign: int) -> list[Tensor]:
+        """Σ_j (a_i w_ij)^± / Σ_i' (a_i' w_i'j)^± R_j for each input.
+
+        (a w)⁺ = a⁺ w⁺ + a⁻ w⁻ and (a w)⁻ = a⁺ w⁻ + a⁻ w⁺: two products at most, and one where all
+        inputs are of one sign, as behind a ReLU.
+        """
+        w = op.weight
+        terms: Terms = []
+        owners: list[int] = []
+        for i, a in enumerate(op.inputs):
+            for part, side in ((a.clamp(min=0), sign), (a.clamp(max=0), -sign)):
+                if (w is None and side < 0) or not part.any():
+                    continue  # no weight, or no input, of that sign
+                signed = w if w is None else w.clamp(min=0) if side > 0 else w.clamp(max=0)
+                terms.append((lambda v, i=i, signed=signed: op.apply(i, v, signed), part))
+                owners.append(i)
+        found = [torch.zeros_like(a) for a in op.inputs]
+        for i, share in zip(owners, shared(terms, r) if terms else [], strict=True):
+            found[i] = found[i] + share
+        return found
 
 
 @dataclass(frozen=True)
@@ -58,12 +78,10 @@ class Epsilon:
 
     def __call__(self, op: "Linear", r: Tensor) -> list[Tensor]:
         """R of each input (…) from R of the output."""
-        terms: Terms = [(lambda a, i=i: op.apply(i, a, op.weight), a)
-                        for i, a in enumerate(op.inputs)]  # fmt: skip
-        z = sum(f(a) for f, a in terms) + (0 if op.bias is None else op.bias)
-        sign = torch.where(z < 0, -1.0, 1.0).to(z.dtype)
-        return [a * c for (_, a), c in zip(terms, pulled(terms, r / (z + self.eps * sign)),
-                                           strict=True)]  # fmt: skip
+        terms: Terms = [
+            (lambda v, i=i: op.apply(i, v, op.weight), a) for i, a in enumerate(op.inputs)
+        ]
+        return shared(terms, r, bias=op.bias, eps=self.eps)
 
 
 @dataclass(frozen=True)
@@ -77,16 +95,16 @@ class Box:
         """R of the input (…) from R of the output."""
         (a,), w = op.inputs, op.weight
         assert w is not None
-        low, high = (torch.as_tensor(v, dtype=a.dtype, device=a.device).expand_as(a).contiguous()
-                     for v in (self.low, self.high))  # fmt: skip
-        terms: Terms = [
+        low, high = (
+            torch.as_tensor(v, dtype=a.dtype, device=a.device).expand_as(a).contiguous()
+            for v in (self.low, self.high)
+        )
+        terms: Terms = [  # a w − l w⁺ − h w⁻ ≥ 0, each of them
             (lambda v: op.apply(0, v, w), a),
             (lambda v: -op.apply(0, v, w.clamp(min=0)), low),
             (lambda v: -op.apply(0, v, w.clamp(max=0)), high),
         ]
-        z = sum(f(v) for f, v in terms)  # ≥ 0, term by term
-        found = pulled(terms, divided(r, z))  # type: ignore[arg-type]
-        return [sum(v * c for (_, v), c in zip(terms, found, strict=True))]  # type: ignore[list-item]
+        return [torch.stack(shared(terms, r)).sum(0)]
 
 
 @dataclass(frozen=True)
@@ -96,10 +114,11 @@ class Flat:
     def __call__(self, op: "Linear", r: Tensor) -> list[Tensor]:
         """R of each input (…) from R of the output."""
         one = None if op.weight is None else torch.ones_like(op.weight)
-        terms: Terms = [(lambda a, i=i: op.apply(i, a, one), torch.ones_like(a))
-                        for i, a in enumerate(op.inputs)]  # fmt: skip
-        z = sum(f(a) for f, a in terms)
-        return pulled(terms, divided(r, z))  # type: ignore[arg-type]
+        terms: Terms = [
+            (lambda v, i=i: op.apply(i, v, one), torch.ones_like(a))
+            for i, a in enumerate(op.inputs)
+        ]
+        return shared(terms, r)
 
 
 Rule = AlphaBeta | Epsilon | Box | Flat
@@ -142,42 +161,27 @@ class Linear:
     bias: Tensor | None = None
     """b, in a shape that adds to z."""
 
-    def messages(self, r: Tensor, sign: int) -> list[Tensor]:
-        """Σ_j (a_i w_ij)^± / Σ_i' (a_i' w_i'j)^± R_j for each input.
 
-        (a w)⁺ = a⁺ w⁺ + a⁻ w⁻ and (a w)⁻ = a⁺ w⁻ + a⁻ w⁺: two products at most, and one where all
-        inputs are of one sign, as behind a ReLU.
-        """
-        w = self.weight
-        terms: Terms = []
-        owner: list[int] = []
-        for i, a in enumerate(self.inputs):
-            for part, side in ((a.clamp(min=0), sign), (a.clamp(max=0), -sign)):
-                if w is None and side < 0:
-                    continue  # no weight is negative
-                weight = w if w is None else w.clamp(min=0) if side > 0 else w.clamp(max=0)
-                if part.any():
-                    terms.append((lambda v, i=i, weight=weight: self.apply(i, v, weight), part))
-                    owner.append(i)
-        found = [torch.zeros_like(a) for a in self.inputs]
-        if terms:
-            z = sum(f(v) for f, v in terms)
-            for i, (_, v), c in zip(owner, terms, pulled(terms, divided(r, z)), strict=True):
-                found[i] = found[i] + v * c
-        return found
+def shared(
+    terms: Terms, r: Tensor, *, bias: Tensor | None = None, eps: float = 0.0
+) -> list[Tensor]:
+    """What each term's values v get of R when all terms share it by what they contribute.
+
+    With z = Σ w v over all terms, v_i Σ_j w_ij R_j / (z_j + b_j ± ε): one pass forward through the
+    terms, one back. Every rule above is this, with its own terms.
+    """
+    with torch.enable_grad():
+        leaves = [v.detach().requires_grad_() for _, v in terms]
+        parts = [f(leaf) for (f, _), leaf in zip(terms, leaves, strict=True)]
+        z = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+    total = z.detach() if bias is None else z.detach() + bias
+    if eps:
+        total = total + eps * (2 * (total >= 0).to(total.dtype) - 1)
+    c = torch.autograd.grad(z, leaves, divided(r, total))
+    return [v * pulled for (_, v), pulled in zip(terms, c, strict=True)]
 
 
 def divided(r: Tensor, z: Tensor) -> Tensor:
     """R_j / z_j, and 0 where nothing contributed."""
-    return torch.where(z == 0, 0.0, r / torch.where(z == 0, 1.0, z)).to(r.dtype)
-
-
-def pulled(terms: Terms, s: Tensor) -> list[Tensor]:
-    """c_i = Σ_j w_ij s_j for each term: its transposed function applied to s."""
-    found = []
-    for f, v in terms:
-        with torch.enable_grad():
-            leaf = v.detach().requires_grad_()
-            (c,) = torch.autograd.grad(f(leaf), leaf, s)
-        found.append(c)
-    return found
+    none = z == 0
+    return (r / z.masked_fill(none, 1.0)).masked_fill(none, 0.0)

@@ -103,6 +103,11 @@ def record(
     mode = _Recording(model, tape, moves)
     with torch.set_grad_enabled(grad), evaluating(model), _paths(model, mode.stack), mode:
         output = model(x)
+    if id(output) in mode.overwritten:
+        raise RelevanceError(
+            f"{type(model).__name__} gives a tensor that was overwritten before; use what the "
+            "in-place operator gives back"
+        )
     if not isinstance(output, Tensor) or id(output) not in tape.known:
         raise RelevanceError(
             f"{type(model).__name__} gives a {type(output).__name__} that is not one tensor made "
