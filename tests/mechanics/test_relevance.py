@@ -1,7 +1,6 @@
 """Relevance against its literal twin, its conservation, hand cases, and zennit."""
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,49 +11,10 @@ from survey_lib.mechanics.relevance.rules import AlphaBeta, Box, Epsilon, Flat, 
 from survey_lib.mechanics.relevance.tape import RelevanceError
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.models import build_model
+from tests.mechanics.relevance_nets import VARIANTS, ids, lively, no_bias, project_net
 from tests.oracles import relevance as twin
-from tests.oracles import zennit_nets
 
-NETS = {
-    "mlp": {}, "toy_mlp": {}, "cnn_small": {}, "vgg_small": {}, "resnet_small": {},
-    "densenet_small": {}, "mobilenet_small": {},
-}  # fmt: skip
-VARIANTS = [
-    *NETS.items(), ("vgg_small", {"head": "fc"}), ("resnet_small", {"groups": 4}),
-    ("densenet_small", {"bottleneck": 2}), ("cnn_small", {"bn": False}),
-]  # fmt: skip
-ids = lambda v: v if isinstance(v, str) else " ".join(map(str, v.values())) or "-"  # noqa: E731
 EXACT = Rules(sums=Epsilon(1e-14), pools=Epsilon(1e-14))
-
-
-def lively(net, seed=0):
-    """The net in float64, with batch norms that have seen something, signs of γ included."""
-    net = net.double().eval()
-    g = torch.Generator().manual_seed(seed)
-    for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            n = m.num_features
-            m.running_mean = 0.3 * torch.randn(n, generator=g).double()
-            m.running_var = 0.5 + torch.rand(n, generator=g).double()
-            m.weight.data = torch.randn(n, generator=g).double()
-            m.bias.data = 0.3 * torch.randn(n, generator=g).double()
-    return net
-
-
-def project_net(name, options):
-    net = lively(build_model(name, generator=seeded(0), **options))
-    shape = (2, 2, 1, 1) if name == "toy_mlp" else (2, 1, 28, 28)
-    x = torch.randn(shape, generator=seeded(1), dtype=torch.float64)
-    return net, x.flatten(1) if name == "toy_mlp" else x
-
-
-def no_bias(net):
-    for m in net.modules():
-        if getattr(m, "bias", None) is not None:
-            m.bias.data.zero_()
-        if isinstance(m, nn.BatchNorm2d):
-            m.running_mean.zero_()
-    return net
 
 
 # ---- hand cases
@@ -240,67 +200,6 @@ def test_the_starts_size_ranks_alike_for_one_example_but_not_for_a_mixture():
         torch.testing.assert_close(one / one.sum(), scaled / scaled.sum())
     summed = [p.sum(0) / p.sum() for p in per]
     assert (summed[0] - summed[1]).abs().max() > 1e-3
-
-
-# ---- zennit
-
-
-@pytest.mark.parametrize(("name", "options"), [v for v in VARIANTS if v[0] != "toy_mlp"], ids=ids)
-def test_equals_zennit_on_the_projects_nets(name, options):
-    net, x = project_net(name, options)
-    start = true_class(torch.tensor([1, 0]))
-    agree(net, x, start, 10)
-
-
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenetv2_100"])
-def test_equals_zennit_on_timms_nets(name):
-    torch.manual_seed(0)
-    net = lively(timm.create_model(name, num_classes=5))
-    x = torch.randn(2, 3, 64, 64, generator=seeded(1), dtype=torch.float64)
-    agree(net, x, true_class(torch.tensor([1, 0])), 5)
-
-
-def agree(net, x, start, classes):
-    wanted = zennit_nets.relevance(net, x, start(torch.ones(len(x), classes).double()))
-    found = relevance(net, x, start, Rules(sums=Epsilon(1e-12), pools=Epsilon(1e-12)))
-    same = {path: (found.maps[path] - r).abs().max() / r.abs().max()
-            for path, r in wanted.items() if path}  # fmt: skip
-    assert same.keys() == found.maps.keys()
-    assert max(same.values()) < 1e-6, max(same, key=lambda k: same[k])
-    assert (found.input - wanted[""]).abs().max() < 1e-6 * wanted[""].abs().max()
-
-
-def test_the_box_rule_equals_zennits():
-    net, x = project_net("vgg_small", {})
-    start = true_class(torch.tensor([1, 0]))
-    low, high = (torch.full_like(x, v) for v in (-5.0, 5.0))
-    wanted = zennit_nets.relevance(net, x, start(torch.ones(2, 10).double()), box=(low, high))[""]
-    found = relevance(net, x, start, Rules(first=Box(-5.0, 5.0), pools=Epsilon(1e-12))).input
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
-
-
-def test_captum_hands_both_branches_of_a_sum_everything():
-    """Why it is no oracle here: at each residual sum the total doubles, and nobody says so."""
-    from captum.attr import LRP
-    from captum.attr._utils.lrp_rules import EpsilonRule
-
-    class Sum(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)
-
-        def forward(self, x):
-            return self.a(x) + self.b(x)
-
-    net = Sum().double()
-    for m in (net.a, net.b):
-        m.rule = EpsilonRule(1e-12)
-    x = torch.rand(1, 3, generator=seeded(0)).double() + 0.1
-    total = LRP(net).attribute(x, target=1).sum()
-    assert float(total) == pytest.approx(2 * float(net(x)[0, 1]), rel=1e-6)
-    ours = relevance(net, x, true_class(torch.tensor([1]), logit=True),
-                     Rules(linear=Epsilon(1e-12), sums=Epsilon(1e-12)))  # fmt: skip
-    assert float(ours.input.sum()) == pytest.approx(float(net(x)[0, 1]), rel=1e-6)
 
 
 # ---- exact or refused
