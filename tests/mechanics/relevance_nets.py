@@ -1,4 +1,4 @@
-"""The project's nets as relevance is tried on them: float64, batch norms that have seen something."""
+"""The nets that relevance is tried on: float64, with batch norms that have seen something."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Relevance against its literal twin, its conservation, hand cases, and zennit."""
+"""Relevance against its literal twin, its conservation, and hand cases."""
 
 import pytest
 import torch
