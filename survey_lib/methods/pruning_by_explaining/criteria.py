@@ -18,6 +18,7 @@ that one ranking may go over all layers. Fisher's are left alone: they are chang
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,8 @@ from survey_lib.mechanics.groups import ChannelGraph, ChannelGroup
 from survey_lib.mechanics.relevance.engine import Start, relevance
 from survey_lib.mechanics.relevance.rules import Rules
 from survey_lib.mechanics.relevance.table import MOVES
-from survey_lib.mechanics.relevance.tape import Step, record
+from survey_lib.mechanics.relevance.tape import record
+from survey_lib.mechanics.selection import ScoreError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Scores = dict[str, Tensor]
@@ -93,27 +95,30 @@ def comparable(scores: Scores, norm: str) -> Scores:
 
 
 def of_units(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> Scores:
-    """(units,) by group: a unit that several layers make has the mean of their filters' scores."""
+    """(units,) by group: a unit that several layers make has the mean of their filters' scores.
+
+    Raises:
+        ScoreError: a group that no scored layer makes.
+    """
     found: Scores = {}
     for group in graph.prunable:
         parts = [
             s[torch.from_numpy(at).to(s.device)].sum(1)
-            for path, at in makers(group).items()
+            for path, at in makers(graph, group).items()
             if (s := scores.get(path)) is not None
         ]
+        if not parts:
+            raise ScoreError(f"{group.name}: none of the layers that make it was scored")
         found[group.name] = torch.stack(parts).mean(0)
     return found
 
 
-def makers(group: ChannelGroup) -> dict[str, object]:
-    """Layer → (units, k) output channels of each unit, carriers (depthwise) included."""
+def makers(graph: ChannelGraph, group: ChannelGroup) -> dict[str, np.ndarray]:
+    """Layer → (units, k) output channels of each unit; grouped layers that carry it included."""
+    layers = {layer.module for layer in graph.layers}
     return {
         s.module: s.positions
         for s in group.slices
         if s.axis == 0 and s.tensor == "weight" and s.role in ("out", "through")
-    }
-
-
-def layer_names(steps: list[Step]) -> list[str]:
-    """Paths of layers, each once."""
-    return list(dict.fromkeys(step.path for step in steps))
+        and s.module in layers
+    }  # fmt: skip

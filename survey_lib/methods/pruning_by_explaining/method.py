@@ -135,7 +135,7 @@ def score(
             start = true_class(y, logit=config.start == "logit")
             found = criteria.relevances(net, x, start, rules_of(config, x))
         case "weight":
-            layers = {path for g in graph.prunable for path in criteria.makers(g)}
+            layers = {path for g in graph.prunable for path in criteria.makers(graph, g)}
             found = criteria.weights(net, sorted(layers))
         case _:
             found = criteria.of_gradients(net, x, y, task.loss, config.criterion)
