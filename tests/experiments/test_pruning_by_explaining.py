@@ -168,7 +168,7 @@ def test_a_toy_run_has_every_number_of_samples(monkeypatch, tmp_path):
     net = dense_net(task, 0)
     assert found["whole"] == cells.both(net, task)
     assert len(found["field"]["third"]) == cells.FIELD
-    assert found["field"]["whole"] != found["field"]["third"]
+    assert {*"".join(found["field"]["third"])} <= {"0", "1"}
     assert {len(line) for line in found["field"]["whole"]} == {cells.FIELD}
 
 

@@ -1,5 +1,7 @@
 """Pruning by explaining: credit for the answer is handed back, and who gets none goes."""
 
+import itertools
+
 from survey_lib.show.drawing import (
     Drawing,
     Stage,
@@ -19,7 +21,7 @@ def draw() -> Drawing:
     """The method in three pictures."""
     columns = ((22, (38, 98)), (108, (22, 68, 114)), (194, (38, 98)))
     look = []
-    for (x1, ys1), (x2, ys2) in zip(columns, columns[1:], strict=False):
+    for (x1, ys1), (x2, ys2) in itertools.pairwise(columns):
         look += [arrow(x1 + 11, a, x2 - 12, b, key="muted", head=5) for a in ys1 for b in ys2]
     look += [unit(x, y, radius=9) for x, ys in columns for y in ys]
     look += [unit(194, 38, "y", radius=9, key=KEY)]
