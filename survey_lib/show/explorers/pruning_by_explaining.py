@@ -47,7 +47,7 @@ def grid(recorded: Sequence[Record]) -> pd.DataFrame:
         numbers = record.numbers
         for i, gone in enumerate(study.MARKS[: len(numbers["test_at"])]):
             shared = {"criterion": NAMES[cell.arm], "images": cell.images, "gone": gone}
-            run = {"y": round(numbers["test_at"][i], 4), "anew": round(numbers["few_at"][i], 4)}
+            run = {"y": numbers["test_at"][i], "anew": numbers["few_at"][i]}
             rows.append(shared | run | {"part": "run", "picture": numbers["pictures"][i]})
             for name, left in numbers["kept"][i].items():
                 rows.append(shared | {"part": "layer", "layer": layer_words(name), "y": left})
@@ -96,7 +96,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
             column=f"(datum.n - 1) % {SIDE}",
             row=f"floor((datum.n - 1) / {SIDE})",
         )
-        .mark_rect(width=size / SIDE, height=size / SIDE)
+        .mark_square(size=(size / SIDE) ** 2)
         .encode(
             x=alt.X("column:Q", axis=None).scale(domain=[-0.5, SIDE - 0.5], nice=False),
             y=alt.Y("row:Q", axis=None).scale(domain=[SIDE - 0.5, -0.5], nice=False),
@@ -154,7 +154,7 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         controls=[
             Control("criterion", "Criterion", tuple(NAMES.values()), NAMES["lrp"], "select"),
             Control("images", "Images of each class", study.EXPLORED, 10),
-            Control("gone", "Filters gone", study.MARKS, 0.3, format=share_words),
+            Control("gone", "Filters gone", study.MARKS[1:], 0.3, format=share_words),
         ],
         grid=grid(recorded),
         chart=chart,
