@@ -1,6 +1,7 @@
 """The method against literal loops, against the one-pass statistics of other chapters, by hand."""
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -22,6 +23,7 @@ from survey_lib.tasks.models import build_model
 from survey_lib.tasks.task import Task
 from tests.conftest import in_double
 from tests.mechanics.relevance_nets import lively
+from tests.oracles import relevance as twin
 
 
 @pytest.fixture
@@ -78,6 +80,30 @@ def test_relevance_of_a_filter_is_the_sum_of_its_maps_absolute_relevance(net, do
                 total[p] += maps[0, p].abs().sum()
         torch.testing.assert_close(found[group.name], total / total.sum())
         assert float(found[group.name].sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("start", ["one", "logit"])
+def test_scores_of_a_toy_net_equal_the_literal_twin(start):
+    """Sample by sample and message by message through three linear layers, the paper's equation."""
+    sizes, g = (2, 5, 4, 3), seeded(7)
+    layers = [nn.Linear(a, b).double() for a, b in itertools.pairwise(sizes)]
+    net = nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    x = torch.randn(6, 2, generator=g, dtype=torch.float64)
+    y = torch.arange(6) % 3
+    task = Task("noise", _splits(x, y), "toy_mlp", {}, "accuracy")
+    _, found = scored(net, task, Split(x, y), "lrp", rules="equation", start=start)
+    totals = {"1": np.zeros(5), "3": np.zeros(4)}
+    for a0, label in zip(x, y.tolist(), strict=True):
+        a1 = torch.relu(layers[0](a0))
+        a2 = torch.relu(layers[1](a1))
+        z = layers[2](a2)
+        r = [float(z[k]) if start == "logit" else 1.0 for k in range(3)]
+        r = [value if k == label else 0.0 for k, value in enumerate(r)]
+        r2 = twin.alpha_beta(a2.tolist(), layers[2].weight.T.tolist(), r)
+        totals["3"] += np.abs(r2)
+        totals["1"] += np.abs(twin.alpha_beta(a1.tolist(), layers[1].weight.T.tolist(), r2))
+    for name, total in totals.items():
+        np.testing.assert_allclose(found[name].numpy(), total / total.sum(), rtol=1e-10)
 
 
 @pytest.mark.parametrize("criterion", ["gradient", "taylor", "taylor_each", "fisher"])
