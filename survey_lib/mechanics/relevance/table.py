@@ -7,6 +7,7 @@ does not know what a call of it does refuses too.
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from survey_lib.mechanics.relevance.rules import Linear, Rules
@@ -60,6 +61,8 @@ def folded(step: Step, w: Tensor, b: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def affine(norm: Step) -> tuple[Tensor, Tensor]:
     """γ/σ and β − μ γ/σ of a batch norm in eval mode, (channels,) each."""
+    if norm.func is not F.batch_norm:
+        raise RelevanceError(f"{norm}: called otherwise than by F.batch_norm, which is not known")
     names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum")
     x, mean, var, gamma, beta, training = (argument(norm, i, n) for i, n in enumerate(names[:6]))
     if training or mean is None:

@@ -220,8 +220,11 @@ def _fold(tape: Tape) -> None:
         for t in step.inputs:
             readers.setdefault(id(t), []).append(step)
     for layer in tape.layers:
-        after = readers.get(id(layer.outputs[0]), [])
-        if len(after) == 1 and after[0].name == BATCH_NORM and layer.outputs[0] is not tape.output:
+        given = layer.outputs[0]
+        after = readers.get(id(given), [])
+        same_axis = layer.name != "linear" or given.ndim == 2
+        alone = len(after) == 1 and given is not tape.output
+        if alone and same_axis and after[0].name == BATCH_NORM:
             layer.norm, after[0].folded = after[0], True
 
 
