@@ -76,7 +76,8 @@ def unchanged(step: Step, rs: list[Tensor], rules: Rules) -> Parts:
     """One value in, one out: relevance stays where it is."""
     del rules
     x, r = step.inputs[0], rs[0]
-    if len(step.inputs) > 1 or x.shape != r.shape:
+    first = not step.args or step.args[0] is x
+    if len(step.inputs) > 1 or not first or x.shape != r.shape:
         raise RelevanceError(f"{step}: more than one value in for each that comes out")
     return [(x, r)]
 
@@ -93,7 +94,7 @@ def moved(step: Step, rs: list[Tensor], rules: Rules) -> Parts:
 
 
 def average(step: Step, rs: list[Tensor], rules: Rules) -> Parts:
-    """Averages, sums along an axis, interpolation: linear, all weights fixed and positive."""
+    """Averages and sums along an axis: linear, all weights fixed and positive."""
     (x,) = step.inputs
 
     def apply(_: int, values: Tensor, _w: Tensor | None) -> Tensor:
@@ -151,7 +152,7 @@ BY_HANDLER: tuple[tuple[Handler, str], ...] = (
      "mT t getitem narrow select chunk split split_with_sizes tensor_split unbind cat concat "
      "concatenate stack pad expand repeat roll flip pixel_shuffle channel_shuffle"),
     (average,
-     "mean sum interpolate upsample "
+     "mean sum "
      + " ".join(f"avg_pool{d}d adaptive_avg_pool{d}d" for d in (1, 2, 3))),
     (winner,
      " ".join(f"max_pool{d}d max_pool{d}d_with_indices adaptive_max_pool{d}d" for d in (1, 2, 3))
