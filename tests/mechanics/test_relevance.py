@@ -100,7 +100,7 @@ def test_a_net_with_a_bit_of_everything_equals_the_matrix_twin():
             s = F.relu(h + self.group(h))
             return self.head(torch.flatten(F.adaptive_avg_pool2d(torch.cat([h, s], 1), 1), 1))
 
-    net = lively(Net())
+    net = lively(Net()).requires_grad_(False)
     x = torch.randn(1, 1, 4, 4, generator=g, dtype=torch.float64)
     start = torch.tensor([[0.5, 1.0, 2.0]]).double()
     rules = Rules(conv=AlphaBeta(2, 1), linear=Epsilon(0.01), first=Box(-4.0, 4.0),
@@ -131,7 +131,7 @@ def test_a_net_with_a_bit_of_everything_equals_the_matrix_twin():
 
 
 def test_signed_inputs_equal_the_matrix_twin_where_nothing_is_positive_too():
-    net = lively(nn.Sequential(nn.Conv2d(2, 3, 2), nn.Conv2d(3, 2, 2)))
+    net = lively(nn.Sequential(nn.Conv2d(2, 3, 2), nn.Conv2d(3, 2, 2))).requires_grad_(False)
     x = torch.randn(1, 2, 4, 4, generator=seeded(4), dtype=torch.float64)
     net[1].weight.data[0] = -net[1].weight.data[0].abs()
     r = torch.rand(1, 2, 2, 2, generator=seeded(5)).double()

@@ -88,6 +88,7 @@ def test_scores_of_a_toy_net_equal_the_literal_twin(start):
     sizes, g = (2, 5, 4, 3), seeded(7)
     layers = [nn.Linear(a, b).double() for a, b in itertools.pairwise(sizes)]
     net = nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    net.requires_grad_(False)
     x = torch.randn(6, 2, generator=g, dtype=torch.float64)
     y = torch.arange(6) % 3
     task = Task("noise", _splits(x, y), "toy_mlp", {}, "accuracy")
