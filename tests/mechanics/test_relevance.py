@@ -245,6 +245,17 @@ def test_what_no_rule_foresees_is_refused(f, message):
         relevance(Custom(f), x, true_class(torch.tensor([0, 1, 2])))
 
 
+def test_a_list_that_grows_after_it_was_concatenated_is_remembered_as_it_was():
+    def grows(h):
+        seen = [h]
+        joined = torch.cat(seen, 1)
+        seen.append(h)
+        return joined
+
+    x = torch.rand(3, 3, generator=seeded(0))
+    assert relevance(Custom(grows), x, true_class(torch.tensor([0, 1, 2]))).unaccounted < 1e-6
+
+
 def test_a_start_of_another_shape_is_refused():
     with pytest.raises(RelevanceError, match=r"shape \(1, 2\)"):
         relevance(nn.Linear(3, 2), torch.rand(1, 3), torch.ones(1, 3))

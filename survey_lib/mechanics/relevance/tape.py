@@ -175,7 +175,7 @@ class _Recording(TorchFunctionMode):
                     f"{path or 'the net'}: {name} reads a tensor that was overwritten before; "
                     "use what the in-place operator gives back"
                 )
-        noted, called = args, args
+        noted, called = tree_map(lambda t: t, args), args  # lists may grow after the call
         flagged = kwargs.get("inplace") or any(a is True for a in args[1:])
         if (in_place or flagged) and args and id(args[0]) in inputs:
             called = (args[0].clone(), *args[1:])  # the old values are still needed
@@ -183,7 +183,7 @@ class _Recording(TorchFunctionMode):
         out = func(*called, **kwargs)
         if versions != [t._version for t in inputs.values()]:
             raise RelevanceError(f"{path or 'the net'}: {name} overwrites what it reads")
-        if called is not noted and called[0]._version:
+        if called is not args and called[0]._version:
             self.overwritten.add(id(args[0]))
         given = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
         outputs = tuple(t for t in given if id(t) not in inputs)

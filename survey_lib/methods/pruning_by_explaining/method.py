@@ -157,6 +157,8 @@ def rounds(
     left = {g.name: list(range(g.size)) for g in graph.prunable}
     while not enough(np.array([g.size for g in graph.groups])):
         scores = score(net, graph, task, images, config, generator)
+        if not all(torch.isfinite(s).all() for s in scores.values()):
+            raise FloatingPointError(f"{task.name}: scores are not finite; lower the learning rate")
         keep = cut(graph, scores, number, enough)
         if not keep:
             return
