@@ -1,14 +1,63 @@
 """The ``survey`` command."""
 
 import json
+import math
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Never
 
 import typer
+from typer.core import TyperGroup
+
+STOPPED = 130
+"""Exit status of a command that was interrupted."""
+# the base of all errors in how a command is called; typer itself does not name it
+_BadCall: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+class OneSentence(TyperGroup):
+    """The command with its parts; whatever is wrong with a call is told in one sentence."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
+        """Run a command line, and end the process unless ``standalone_mode`` is off."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **more)
+        try:
+            status = super().main(*args, standalone_mode=False, **more)
+        except _BadCall as why:
+            if type(why).__name__ == "NoArgsIsHelpError":
+                why.show()
+                sys.exit(2)
+            context = getattr(why, "ctx", None)
+            words = " ".join(why.format_message().split()).rstrip(".")
+            _end(f"{words}; see {context.command_path if context else 'survey'} --help", 2)
+        except typer.Abort:
+            _end("stopped; what was finished is kept", STOPPED)
+        sys.exit(status if isinstance(status, int) else 0)
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        """Read the command line."""
+        try:
+            return super().make_context(*args, **more)
+        except KeyboardInterrupt:  # typer would end without a word
+            _end("stopped; what was finished is kept", STOPPED)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _end("stopped; what was finished is kept", STOPPED)
+
+
+def _end(words: str, status: int) -> Never:
+    typer.secho(f"survey: {words}", fg="red", err=True)
+    sys.exit(status)
+
 
 app = typer.Typer(
+    cls=OneSentence,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -16,13 +65,23 @@ app = typer.Typer(
 )
 
 Profile = Annotated[str, typer.Option(help="smoke, quick, study, full or tune")]
-Jobs = Annotated[int | None, typer.Option(help="worker processes; default: this machine's cores")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="worker processes; default: this machine's cores")
+]
+
+
+def _finite(value: float | None) -> float | None:
+    """A number of the command line that is one."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
 
 
 @contextmanager
 def _one_sentence():
     """Turn the errors we raise on purpose into one line and exit code 1."""
     from survey_lib.cards.card import CardError
+    from survey_lib.evidence.protocol import Ambiguous, MissingArm
     from survey_lib.evidence.records import RecordError
     from survey_lib.experiments.runner import RunError
     from survey_lib.measure.macs import MacsError
@@ -32,13 +91,22 @@ def _one_sentence():
 
     expected = (
         CardError, RecordError, RunError, PublishError, DataError, StorageError, MacsError,
-        ValueError, OSError, FloatingPointError,
+        Ambiguous, MissingArm, ValueError, OSError, ArithmeticError, MemoryError,
     )  # fmt: skip
     try:
         yield
+    except BrokenPipeError:  # whoever reads our output has had enough
+        raise
     except expected as why:
-        typer.secho(f"survey: {why}", fg="red", err=True)
+        typer.secho(f"survey: {_sentence(why)}", fg="red", err=True)
         raise typer.Exit(1) from None
+
+
+def _sentence(why: BaseException) -> str:
+    """What an error says, on one line."""
+    if isinstance(why, OSError) and why.strerror:
+        return f"{why.strerror}{f': {why.filename}' if why.filename else ''}"
+    return " ".join(str(why).split()) or type(why).__name__
 
 
 @app.command("list")
@@ -80,18 +148,22 @@ def run(
     dask: Annotated[str, typer.Option(help="scheduler, e.g. tcp://host:8786")] = "",
 ) -> None:
     """Run a chapter's cells that are not done yet; study, full and tune are written to results/."""
-    from survey_lib.evidence.records import study
+    from survey_lib.evidence.reading import study
     from survey_lib.experiments import EXPERIMENTS, runner
 
     failures = 0
     with _one_sentence():
         pool = _dask_pool(dask) if dask else runner.local_pool
-        for name in [slug] if slug else list(EXPERIMENTS):
+        for name in list(EXPERIMENTS) if slug is None else [slug]:
             known = study(name, profile) if missing else []
             records = runner.run(name, profile, jobs=jobs, make_pool=pool, known=known)
             failed = [r for r in records if r.status != "done"]
             for record in failed:
-                typer.echo(f"failed: {json.dumps(record.config)}\n{record.error}", err=True)
+                why = (record.error.strip().splitlines() or ["no reason was given"])[-1]
+                made = record.provenance
+                path = runner.cell_path(name, record.key, made["code"], made["data"])
+                config = json.dumps(record.config)
+                typer.echo(f"failed: {config}: {why}; its traceback is in {path}", err=True)
             seconds = sum(r.provenance["seconds"] for r in records)
             typer.echo(
                 f"{name} {profile}: {len(records) - len(failed)} of {len(records)} cells done, "
@@ -169,10 +241,13 @@ def verify(
         bool, typer.Option(help="append what came out to results/attest; needs a clean tree")
     ] = False,
     seconds: Annotated[
-        float | None, typer.Option(help="per chapter, add random cells up to about this long")
+        float | None,
+        typer.Option(
+            min=0, callback=_finite, help="per chapter, add random cells up to about this long"
+        ),
     ] = None,
     sample: Annotated[
-        int | None, typer.Option(help="per chapter, random cells beside one of each arm")
+        int | None, typer.Option(min=0, help="per chapter, random cells beside one of each arm")
     ] = None,
     seed: Annotated[int, typer.Option(help="which random cells")] = 0,
     jobs: Jobs = None,
@@ -184,6 +259,7 @@ def verify(
     agree = True
     with _one_sentence():
         for name in slugs or list(EXPERIMENTS):
+            runner.experiment(name)  # a slug that is none is an error, not a study to come
             if changed:
                 word = runner.state(name).word if runner.study(name) else "no study yet"
                 if word != runner.UNATTESTED:
@@ -235,12 +311,16 @@ def prune(
     weights: Annotated[
         Path | None, typer.Option(help="safetensors of the trained net; else it is trained here")
     ] = None,
-    size: Annotated[int, typer.Option(help="pixels that images are resized to")] = 64,
-    train_epochs: Annotated[float, typer.Option(help="without --weights")] = 8.0,
-    tune_epochs: Annotated[float, typer.Option(help="of tuning in all; 0 tunes nothing")] = 4.0,
-    lr: Annotated[float, typer.Option(help="peak learning rate")] = 0.02,
+    size: Annotated[
+        int, typer.Option(min=1, max=4096, help="pixels that images are resized to")
+    ] = 64,
+    train_epochs: Annotated[float, typer.Option(callback=_finite, help="without --weights")] = 8.0,
+    tune_epochs: Annotated[
+        float, typer.Option(callback=_finite, help="of tuning in all; 0 tunes nothing")
+    ] = 4.0,
+    lr: Annotated[float, typer.Option(callback=_finite, help="peak learning rate")] = 0.02,
     batch: Annotated[int, typer.Option(help="images a step")] = 64,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31)] = 0,
 ) -> None:
     """Prune a net of your own on your own images, and print what it saved and cost."""
     from survey_lib.mechanics.budget import Budget
@@ -340,12 +420,15 @@ def new(
     ] = False,
 ) -> None:
     """Draft a chapter that runs as it stands, and list what a finished one still lacks."""
+    from survey_lib.cards.card import card_path
     from survey_lib.publish import layout
     from survey_lib.publish import missing as lacks
     from survey_lib.publish.scaffold import new_chapter
 
     with _one_sentence():
-        if not missing:
+        if missing:
+            card_path(slug)  # a slug without a card is a mistake
+        else:
             for path in new_chapter(slug, survey_file=survey_file, title=title):
                 typer.echo(f"written: {path.relative_to(layout.root()).as_posix()}")
         for line in lacks.missing(slug):

@@ -14,7 +14,9 @@ import ast
 import hashlib
 import os
 import queue
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 ROOT = Path(__file__).parents[1]
 WHERE = ("survey_lib/mechanics", "survey_lib/methods")
@@ -326,20 +327,36 @@ def environment(tree: Path) -> dict[str, str]:
     }
 
 
-def noticed(tree: Path, tests: Sequence[str], seconds: float) -> str:
-    """What a run of the tests says: the first failure, or nothing if all pass."""
+def noticed(tree: Path, tests: Sequence[str], seconds: float) -> tuple[str, float]:
+    """A run of the tests: the first failure, or nothing if all pass; processor seconds it took.
+
+    It may take ``seconds`` of the processor's time, which is the same on a busy machine, and a wait
+    for nothing ends after an hour.
+    """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", NEVER]
+    limit = f'ulimit -t {seconds:.0f} && exec "$@"'
     try:
         done = subprocess.run(
-            [*command, *tests], cwd=tree, env=environment(tree), capture_output=True, text=True,
-            timeout=seconds,
+            ["bash", "-c", f"({limit}); s=$?; times >&2; exit $s", "bash", *command, *tests],
+            cwd=tree, env=environment(tree), capture_output=True, text=True, timeout=3600,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return f"more than {seconds:.0f} s"
+        return "an hour", 3600.0
+    took = spent(done.stderr)
     if done.returncode == 0:
-        return ""
+        return "", took
+    if done.returncode == 128 + signal.SIGKILL or took >= seconds:
+        return f"more than {seconds:.0f} s", took
     said = [t for t in done.stdout.splitlines() if t.startswith(("FAILED", "ERROR"))]
-    return said[0][:160] if said else f"pytest ended with {done.returncode}: {done.stderr[-300:]}"
+    return (
+        said[0][:160] if said else f"pytest ended with {done.returncode}: {done.stderr[-300:]}"
+    ), took
+
+
+def spent(said: str) -> float:
+    """Processor seconds of the commands that bash has run, as its ``times`` says them last."""
+    parts = re.findall(r"(\d+)m([\d.]+)s", said.splitlines()[-1])
+    return sum(60 * int(m) + float(s) for m, s in parts)
 
 
 def run(faults: Sequence[Fault], texts: dict[str, str], jobs: int) -> Iterator[tuple[Fault, str]]:
@@ -355,20 +372,26 @@ def run(faults: Sequence[Fault], texts: dict[str, str], jobs: int) -> Iterator[t
         ).stdout  # fmt: skip
         if not where.startswith(str(first)):
             raise SystemExit(f"the copy's tests would import {where.strip()}")
-        limits: dict[tuple[str, ...], float] = {}
-        for tests in dict.fromkeys(tuple(covering(f.file)) for f in faults):
-            start = perf_counter()
-            failure = noticed(first, tests, 1800)
+
+        def alone(test: str) -> float:
+            """Processor seconds of a file of tests without any fault."""
+            tree = trees.get()
+            failure, took = noticed(tree, [test], 1800)
+            trees.put(tree)
             if failure:
                 raise SystemExit(f"without any fault: {failure}")
-            limits[tests] = 30 + 4 * (perf_counter() - start)
+            return took
+
+        files = list(dict.fromkeys(t for f in faults for t in covering(f.file)))
+        with ThreadPoolExecutor(jobs) as pool:
+            cost = dict(zip(files, pool.map(alone, files), strict=True))
 
         def one(fault: Fault) -> tuple[Fault, str]:
             tree, tests = trees.get(), tuple(covering(fault.file))
             file = tree / fault.file
             try:
                 file.write_text(fault.put_into(texts[fault.file]), encoding="utf-8")
-                return fault, noticed(tree, tests, limits[tests])
+                return fault, noticed(tree, tests, 30 + 3 * sum(cost[t] for t in tests))[0]
             finally:
                 file.write_text(texts[fault.file], encoding="utf-8")
                 trees.put(tree)

@@ -7,12 +7,16 @@ gist in the project's own words. A missing or unknown field is an error that nam
 import dataclasses
 import hashlib
 import json
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 
 FOLDER = Path(__file__).resolve().parent
 PROFILES = ("smoke", "quick", "study", "full")
@@ -215,36 +219,50 @@ def read_card(slug: str) -> Card:
 
 @lru_cache(maxsize=64)
 def _read(path: Path, _modified: int, _size: int) -> Card:
-    return parse_card(path.read_text(encoding="utf-8"), path.name, path.stem)
+    return parse_card(_text(path), path.name, path.stem)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise CardError(f"{path.name}: is no UTF-8 text; restore the file") from None
 
 
 def received(slug: str) -> str:
     """The survey's text of a card as it was received, word for word.
 
     Raises:
-        CardError: there is none, as for a paper that joined the survey later.
+        CardError: there is none, as for a paper that joined the survey later, or it is no text.
     """
     path = FOLDER / "received" / f"{slug}.md"
     if not path.exists():
         raise CardError(f"no text was received for {slug!r}: {path.parent.name}/ has no such file")
-    return path.read_text(encoding="utf-8")
+    return _text(path)
 
 
 def parse_card(text: str, name: str, slug: str | None = None) -> Card:
     """Turn a card's text into a :class:`Card`.
 
     Raises:
-        CardError: front matter missing, a field missing, unknown or of the wrong kind.
+        CardError: front matter missing, a field missing, unknown or of the wrong kind, an address
+            that is none, or a number that is not finite.
     """
     parts = text.split("\n---\n", 1)
     if not text.startswith("---\n") or len(parts) != 2:
         raise CardError(f"{name}: must start with front matter between two '---' lines")
     try:
-        front = yaml.safe_load(parts[0][4:])
-    except yaml.YAMLError as error:
-        raise CardError(f"{name}: front matter is not YAML: {error}") from None
+        front = yaml.load(parts[0][4:], _Plain)
+    except RecursionError:
+        raise CardError(f"{name}: front matter is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that is none
+        reason = " ".join(str(error).split())
+        raise CardError(f"{name}: front matter is not YAML: {reason}") from None
     if not isinstance(front, dict):
         raise CardError(f"{name}: front matter must be a mapping of fields")
+    for field, value in front.items():
+        if not all(map(_is_plain, _texts_in(value))):
+            raise CardError(f"{name}: field {told(field)} holds a control character or half one")
     gist = parts[1].strip()
     if not gist:
         raise CardError(f"{name}: the gist (text after the front matter) is empty")
@@ -257,6 +275,16 @@ def parse_card(text: str, name: str, slug: str | None = None) -> Card:
     card = _build(Card, front | {"gist": gist}, name)
     _check(card, name, slug)
     return card
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without references, by which a few lines can stand for endless ones."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, "references (*) are not read", mark)
+        return super().compose_node(parent, index)
 
 
 def _list(front: dict, field: str, name: str) -> list:
@@ -275,20 +303,52 @@ def _build(kind: type, given: Any, name: str) -> Any:
     known = {f.name: f for f in fields(kind)}
     for field in given:
         if field not in known:
-            raise CardError(f"{name}: unknown field {field!r}; known are {', '.join(known)}")
+            raise CardError(f"{name}: unknown field {told(field)}; known are {', '.join(known)}")
     for field, spec in known.items():
         if field not in given and spec.default is MISSING and spec.default_factory is MISSING:
             raise CardError(f"{name}: field {field!r} is missing")
         if field in given and spec.type in _KINDS and type(given[field]) is not spec.type:
             raise CardError(
                 f"{name}: field {field!r} must be {_KINDS[spec.type].__name__}, "
-                f"not {given[field]!r}"
+                f"not {told(given[field])}"
             )
         if field in given and spec.type == tuple[str, ...] and not _is_texts(given[field]):
             raise CardError(
-                f"{name}: field {field!r} must be a list of texts, not {given[field]!r}"
+                f"{name}: field {field!r} must be a list of texts, not {told(given[field])}"
             )
     return kind(**{key: _freeze(value) for key, value in given.items()})
+
+
+def is_number(value: Any) -> bool:
+    """A finite number that a float can hold; a truth value is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """Every text in a value from YAML."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _texts_in(part)
+
+
+def _is_plain(text: str) -> bool:
+    return not re.search("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", text)
+
+
+def told(value: Any) -> str:
+    """A value for a message, cut where it is long; whatever it is, this raises nothing."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a deep nesting
+        return f"a {type(value).__name__} that is too long to show"
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _is_texts(value: Any) -> bool:
@@ -299,7 +359,38 @@ def _freeze(value: Any) -> Any:
     return tuple(_freeze(v) for v in value) if isinstance(value, list) else value
 
 
+# what is put into addresses, file names and ids
+_PATTERNS = {
+    "slug": (r"[a-z0-9_]+", "lower-case letters, digits and _"),
+    "bibkey": (r"[A-Za-z0-9_:.-]+", "a key of the bibliography: letters, digits and _:.-"),
+    "arxiv": (r"|\d{4}\.\d{4,5}(v\d+)?|[a-z.-]+/\d{7}", "an arXiv number such as 1710.01878"),
+    "doi": (r"|10\.\d{4,9}/[^\s\"'<>\\]+", "a DOI such as 10.1109/5.771073"),
+    "code": (r"|https://[^\s\"'<>\\]+", "an address that begins with https://"),
+}
+_IDENT = r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*"
+
+
 def _check(card: Card, name: str, slug: str | None) -> None:
+    for field, (pattern, words) in _PATTERNS.items():
+        given = getattr(card, field)
+        if not re.fullmatch(pattern, given):
+            raise CardError(f"{name}: field {field!r} must be {words}, not {told(given)}")
+    if not 1900 <= card.year <= 2100:
+        raise CardError(f"{name}: field 'year' must lie in 1900 … 2100, not {card.year}")
+    if card.download_bytes < 0:
+        raise CardError(f"{name}: field 'download_bytes' must not be negative")
+    _check_tolerance(card.tolerance, name)
+    for extra in card.extras:  # stands in the notebook's set-up cell
+        if not re.fullmatch(_IDENT, extra):
+            raise CardError(f"{name}: field 'extras' must name extras, not {told(extra)}")
+    for part, items in (("claim", card.claims), ("withdrawn", card.withdrawn),
+                        ("reported", card.reported)):  # fmt: skip
+        for item in items:
+            if not re.fullmatch(_IDENT, item.id):
+                raise CardError(
+                    f"{name}: {part} {item.id!r}: field 'id' must be letters and digits, "
+                    "joined by - or _"
+                )
     if slug is not None and card.slug != slug:
         raise CardError(f"{name}: field 'slug' is {card.slug!r}, the file is named {slug!r}")
     if card.group not in GROUPS:
@@ -311,7 +402,7 @@ def _check(card: Card, name: str, slug: str | None) -> None:
     for situation in card.helps:
         if situation not in SITUATIONS:
             raise CardError(
-                f"{name}: field 'helps' knows no situation {situation!r}; "
+                f"{name}: field 'helps' knows no situation {told(situation)}; "
                 f"there are: {', '.join(SITUATIONS)}"
             )
     ids = [c.id for c in (*card.claims, *card.withdrawn)]
@@ -334,7 +425,11 @@ def _check(card: Card, name: str, slug: str | None) -> None:
         if claim.kind not in CLAIM_KINDS:
             raise CardError(f"{where}: field 'kind' must be one of {', '.join(CLAIM_KINDS)}")
         region = claim.region
-        if len(region) != 2 or not all(r is None or isinstance(r, (int, float)) for r in region):
+        if (
+            not isinstance(region, tuple)
+            or len(region) != 2
+            or not all(r is None or is_number(r) for r in region)
+        ):
             raise CardError(f"{where}: field 'region' must be [low, high], null for an open end")
         if region == (None, None) and not claim.not_tested:
             raise CardError(
@@ -352,12 +447,34 @@ def _check(card: Card, name: str, slug: str | None) -> None:
                     f"slug/claim-id, not {other!r}"
                 )
     for table in card.reported:
+        if not isinstance(table.rows, tuple) or not all(isinstance(r, tuple) for r in table.rows):
+            raise CardError(f"{name}: reported {table.id!r}: field 'rows' must be a list of lists")
+        if not table.columns or len(set(table.columns)) < len(table.columns):
+            raise CardError(
+                f"{name}: reported {table.id!r}: field 'columns' must name each column once"
+            )
         for row in table.rows:
+            strange = [v for v in row if not (v is None or type(v) is str or is_number(v))]
+            if strange:
+                raise CardError(
+                    f"{name}: reported {table.id!r}: field 'rows' must hold texts, finite numbers "
+                    f"or null, not {told(strange[0])}"
+                )
             if len(row) != len(table.columns):
                 raise CardError(
-                    f"{name}: reported {table.id!r}: row {list(row)} has {len(row)} values "
+                    f"{name}: reported {table.id!r}: row {told(list(row))} has {len(row)} values "
                     f"for {len(table.columns)} columns"
                 )
         for column in table.unverified:
             if column not in (*table.columns, "all"):
                 raise CardError(f"{name}: reported {table.id!r}: no column {column!r} to mark")
+
+
+def _check_tolerance(tolerance: Any, name: str) -> None:
+    """Raise CardError for a tolerance that is no mapping of patterns to numbers ≥ 0 or .inf."""
+    where = f"{name}: field 'tolerance'"
+    if not isinstance(tolerance, dict) or not all(type(key) is str for key in tolerance):
+        raise CardError(f"{where} must map names of numbers to what they may differ by")
+    for key, value in tolerance.items():
+        if value != math.inf and not (is_number(value) and value >= 0):
+            raise CardError(f"{where} must give {key!r} a number ≥ 0 or .inf, not {told(value)}")

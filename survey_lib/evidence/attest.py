@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from survey_lib import files
+from survey_lib.cards.card import is_number as is_finite
+from survey_lib.evidence.reading import check_kind, lines, parsed
 from survey_lib.evidence.records import Record, RecordError
 
 RELATIVE = 1e-3
@@ -176,18 +178,20 @@ def attestations(slug: str) -> list[Attestation]:
     Raises:
         RecordError: a line is damaged.
     """
-    path = attest_path(slug)
-    if not path.exists():
-        return []
-    known = {f.name for f in fields(Attestation)}
-    found = []
-    for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError:
-            data = None
-        if not isinstance(data, dict) or set(data) != known:
-            raise RecordError(f"attest/{path.name}:{i}: not an attestation; restore the file")
+    path, found = attest_path(slug), []
+    for where, line in lines(path, f"attest/{path.name}"):
+        data = parsed(line, where, "attestation")
+        if not isinstance(data, dict) or set(data) != {f.name for f in fields(Attestation)}:
+            raise RecordError(f"{where}: not an attestation; restore the file")
+        for name in ("slug", "digest", "data", "study", "commit", "made"):
+            check_kind(data, name, str, where)
+        for name, kind in (("machine", dict), ("worst", dict), ("cells", list),
+                            ("disagreements", list), ("numbers", int)):  # fmt: skip
+            check_kind(data, name, kind, where)
+        if data["numbers"] < 0 or not is_finite(data["worst"].get("difference", 0.0)):
+            raise RecordError(f"{where}: not an attestation: its numbers are none")
+        if not isinstance(data["worst"].get("path", ""), str):
+            raise RecordError(f"{where}: field 'worst.path' must be text")
         found.append(Attestation(**data))
     return found
 
@@ -216,9 +220,23 @@ def origins_path() -> Path:
 
 
 def origins() -> dict[str, dict[str, Any]]:
-    """Digest → ``modules`` (name → digest), ``commit``, ``made``."""
+    """Digest → ``modules`` (name → digest), ``commit``, ``made``.
+
+    Raises:
+        RecordError: the file is damaged.
+    """
     path = origins_path()
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not path.exists():
+        return {}
+    try:
+        found = parsed(path.read_text(encoding="utf-8"), path.name, "file of origins")
+    except (OSError, UnicodeDecodeError):
+        raise RecordError(f"{path.name}: cannot be read as text; restore the file") from None
+    if not isinstance(found, dict) or not all(
+        isinstance(o, dict) and isinstance(o.get("modules"), dict) for o in found.values()
+    ):
+        raise RecordError(f"{path.name}: must map digests to their modules; restore the file")
+    return found
 
 
 def add_origin(digest: str, modules: Mapping[str, str], commit: str, made: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from survey_lib.cards.card import Claim
 from survey_lib.evidence.intervals import Interval, seeds_needed, t_interval
 from survey_lib.evidence.protocol import MissingArm
-from survey_lib.evidence.records import Record
+from survey_lib.evidence.records import Record, RecordError
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
@@ -40,6 +40,36 @@ class Verdict:
         return SIGNS[self.word]
 
 
+def limits(unit: str) -> tuple[float, float]:
+    """Smallest and largest number that a claim's unit allows; it may be that of a difference."""
+    if unit.startswith("share of "):
+        return -1.0, 1.0
+    if unit == "correlation":
+        return -2.0, 2.0
+    return (0.0, math.inf) if unit == "ratio" else (-math.inf, math.inf)
+
+
+def _measured(claim: Claim, seed: int, rows: Sequence[Record], statistic: Statistic) -> float:
+    where = f"claim {claim.id!r}, records of seed {seed}"
+    try:
+        value = float(statistic(rows))
+    except MissingArm:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as why:
+        said = " ".join(str(why).split())
+        raise RecordError(
+            f"{where}: {claim.statistic} cannot be computed ({type(why).__name__}: {said}); "
+            "restore the records or run them anew"
+        ) from why
+    low, high = limits(claim.unit)
+    if not (math.isfinite(value) and low <= value <= high):
+        raise RecordError(
+            f"{where}: {claim.statistic} is {value:g}, which is no {claim.unit or 'finite number'}"
+            "; restore the records or run them anew"
+        )
+    return value
+
+
 def decide(interval: Interval, region: tuple[float | None, float | None]) -> str:
     """Inside the region → reproduced; disjoint from it → not reproduced; else inconclusive."""
     low = -math.inf if region[0] is None else region[0]
@@ -54,12 +84,13 @@ def decide(interval: Interval, region: tuple[float | None, float | None]) -> str
 def judge(claim: Claim, records: Sequence[Record], statistic: Statistic) -> Verdict:
     """Judge a claim by its statistic over the seeds of ``records``.
 
-    A seed that lacks an arm the statistic compares (:class:`MissingArm`) is left out; any other
-    error is one.
+    A seed that lacks an arm the statistic compares (:class:`MissingArm`) is left out.
     Fewer than five seeds never give ``reproduced``, unless the claim is deterministic, where
     one run decides and runs that differ are an error.
 
     Raises:
+        RecordError: the statistic cannot be computed from the records of a seed, is not finite or
+            lies outside of what the claim's unit allows.
         ValueError: a deterministic statistic differs between seeds.
     """
     if claim.not_tested:
@@ -71,7 +102,7 @@ def judge(claim: Claim, records: Sequence[Record], statistic: Statistic) -> Verd
     values: dict[int, float] = {}
     for seed, rows in sorted(by_seed.items()):
         try:
-            values[seed] = float(statistic(rows))
+            values[seed] = _measured(claim, seed, rows, statistic)
         except MissingArm:
             continue
     if not values:

@@ -9,22 +9,24 @@ An experiment is a package of two files. ``cells.py``, what is measured:
 - ``INEXACT``: patterns of dotted paths of numbers that are timings,
 - ``needs(cell)``, optional: the cells whose artefacts a cell reads;
 
-and ``study.py``, what is asked: ``grid(profile) -> list[Cell]`` and ``STATISTICS``, name → function
-of one seed's records, one for each claim of the card. Or it is one module with ``Cell``,
-``run(cell)``, ``grid``, ``DATA`` and ``STATISTICS``.
+and ``study.py``, what is asked: ``GRIDS``, profile → function that gives its cells, and
+``STATISTICS``, name → function of one seed's records, one for each claim of the card. Or it is one
+module with ``Cell``, ``run(cell)``, ``grid(profile)``, ``DATA`` and ``STATISTICS``.
 """
 
 import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -33,10 +35,10 @@ from typing import Any
 from survey_lib import closure, files
 from survey_lib.cards.card import PROFILES, Claim, read_card
 from survey_lib.evidence import attest
+from survey_lib.evidence.reading import from_line, study
 from survey_lib.evidence.records import (
     Record,
-    from_line,
-    study,
+    RecordError,
     study_path,
     to_line,
     write_records,
@@ -64,7 +66,9 @@ class Experiment:
 
     def grid(self, profile: str) -> list[Any]:
         """The cells of a profile."""
-        return self.study.grid(profile)
+        if self.study is self.cells:
+            return self.study.grid(profile)
+        return self.study.GRIDS[profile]()
 
     @property
     def statistics(self) -> dict[str, Callable]:
@@ -183,12 +187,41 @@ def local_pool(jobs: int) -> Executor:
 
 def _quiet() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    parent = parent_process()
+    if parent is not None:  # a worker must not outlive a run that was killed
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _submit(pool: Executor, words: tuple) -> Future:
+    """Hand a call to a pool; a worker that starts for it leaves Ctrl-C to us."""
+    if threading.current_thread() is not threading.main_thread():
+        return pool.submit(*words)
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a new process inherits
+    try:
+        return pool.submit(*words)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if heard is None else heard)
+
+
+def _end_workers(pool: Executor) -> None:
+    """End the local processes of a pool, whatever they are at."""
+    processes = list((getattr(pool, "_processes", None) or {}).values())
+    for process in processes:
+        process.kill()
+    if processes:  # another kind of pool is shut down by who made it
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def default_jobs() -> int:
-    """Worker processes: ``SURVEY_JOBS``, else the cores this process may use; one on CUDA."""
-    if os.environ.get("SURVEY_JOBS"):
-        return max(1, int(os.environ["SURVEY_JOBS"]))
+    """Worker processes: ``SURVEY_JOBS``, else the cores this process may use; one on CUDA.
+
+    Raises:
+        RunError: ``SURVEY_JOBS`` is no number.
+    """
+    if given := os.environ.get("SURVEY_JOBS"):
+        if not given.isdecimal():
+            raise RunError(f"SURVEY_JOBS must be a number of processes, not {given!r}")
+        return max(1, int(given))
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -321,7 +354,7 @@ def _fly(
             while True:
                 while len(flying) <= jobs and (cell := take()) is not None:
                     try:
-                        flying[pool.submit(*call(cell))] = cell
+                        flying[_submit(pool, call(cell))] = cell
                     except BrokenExecutor:  # a worker has died meanwhile
                         waiting.insert(0, cell)
                         raise
@@ -340,6 +373,9 @@ def _fly(
                     finish(cell, future.result())
                 else:
                     orphans.append(cell)
+        except BaseException:  # Ctrl-C, or a disk that is full: nobody waits for the others
+            _end_workers(pool)
+            raise
     return orphans
 
 
@@ -463,7 +499,11 @@ def claims_and_statistics(slug: str) -> list[tuple[Claim, Callable]]:
 
 
 def verdicts(slug: str, records: Sequence[Record] | None = None) -> list[Verdict]:
-    """Verdicts on all claims of a chapter, by default from its committed study."""
+    """Verdicts on all claims of a chapter, by default from its committed study.
+
+    Raises:
+        RecordError: a record is damaged, or a claim's statistic cannot be what it says.
+    """
     cache: dict[str, list[Record]] = {}
 
     def rows(profile: str) -> Sequence[Record]:
@@ -471,7 +511,15 @@ def verdicts(slug: str, records: Sequence[Record] | None = None) -> list[Verdict
             return records
         return cache.setdefault(profile, study(slug, profile))
 
-    return [judge(claim, rows(claim.profile), stat) for claim, stat in claims_and_statistics(slug)]
+    def verdict(claim: Claim, statistic: Callable) -> Verdict:
+        found = rows(claim.profile)
+        try:
+            return judge(claim, found, statistic)
+        except RecordError as why:
+            where = "" if records is not None else f"{claim.profile}/{slug}.jsonl: "
+            raise RecordError(f"{where}{why}") from why
+
+    return [verdict(*pair) for pair in claims_and_statistics(slug)]
 
 
 CURRENT, ATTESTED, UNATTESTED = "current", "attested", "unattested"

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from survey_lib.measure.compare import Comparison, compare
 from survey_lib.measure.macs import count_macs
 from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.graph import trace_groups
+from survey_lib.mechanics.sparse import StorageError
 from survey_lib.mechanics.surgery import load_compressed, read_recipe, save_compressed
 from survey_lib.methods import contract
 from survey_lib.methods.compressed import Compressed
@@ -167,11 +169,64 @@ def load_pruned(folder: Path) -> nn.Module:
 
     Raises:
         StorageError: a file is absent or damaged.
-        ValueError: the constructor can no longer be found.
+        RecipeError, GraphError: the recipe does not fit the net.
+        ValueError: the constructor can no longer be found, or fails.
     """
-    about = read_recipe(folder)
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    about, report = _recipe(folder), read_report(folder)
     shape = {"channels": report["channels"], "size": report["size"]}
-    dense = constructor(about["constructor"], **shape, classes=len(report["classes"]))()
+    make = constructor(about["constructor"], **shape, classes=len(report["classes"]))
     example = torch.zeros(1, shape["channels"], shape["size"], shape["size"])
-    return load_compressed(folder, dense, example)
+    return load_compressed(folder, make(), example)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The contents of ``report.json``, as far as a net is rebuilt from them.
+
+    Raises:
+        StorageError: the file is absent or damaged; names the field.
+    """
+    path = folder / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError):
+        raise StorageError(f"{path}: not readable as JSON; prune the net again") from None
+    if not isinstance(report, dict):
+        raise StorageError(f"{path}: not written by survey prune")
+    for field, most in (("channels", 4), ("size", 4096)):
+        if type(report.get(field)) is not int or not 1 <= report[field] <= most:
+            raise StorageError(f"{path}: field {field!r} must be a whole number, 1 to {most}")
+    classes = report.get("classes")
+    if not isinstance(classes, list) or not classes or set(map(type, classes)) != {str}:
+        raise StorageError(f"{path}: field 'classes' must be a list of names")
+    return report
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    """The contents of ``recipe.json`` after a look at the kinds of its values."""
+    path = folder / "recipe.json"
+    try:
+        about = read_recipe(folder)
+    except (OSError, RecursionError):
+        raise StorageError(f"{path}: not readable as JSON; prune the net again") from None
+    for field in ("constructor", "model", "sha256"):
+        if not isinstance(about.get(field), str):
+            raise StorageError(f"{path}: field {field!r} must be text")
+    for field, fits in (("sizes", _is_count), ("recipe", _is_counts), ("tied", _is_text)):
+        given = about.get(field, {} if field == "tied" else None)
+        if not isinstance(given, dict) or not all(map(fits, given.values())):
+            raise StorageError(f"{path}: field {field!r} is not what survey prune writes there")
+    return about
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value))

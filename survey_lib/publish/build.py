@@ -19,6 +19,7 @@ from survey_lib.publish.check_numbers import check_numbers
 from survey_lib.publish.check_site import check_site
 from survey_lib.publish.findings import report
 from survey_lib.publish.layout import PublishError
+from survey_lib.publish.lock import marked, only_build
 
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "vl-convert-python")
 
@@ -43,9 +44,19 @@ def build(
     try:
         if explain:
             return _explain(profile, slugs)
-        return _build(profile, jobs, slugs)
+        execute.asked(slugs, profile)
+        with only_build():
+            return _build(profile, jobs, slugs)
     except PublishError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        print(
+            f"error: {error.strerror or error}{where}; finished chapters are kept, "
+            "run survey build to go on",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print("stopped; finished chapters are kept, run survey build to go on", file=sys.stderr)
@@ -53,7 +64,7 @@ def build(
 
 
 def _explain(profile: str, slugs: Sequence[str] | None) -> int:
-    for slug in layout.slugs() if slugs is None else slugs:
+    for slug in execute.asked(slugs, profile):
         print(f"{slug}: {', '.join(cache_key.explain(slug, profile))}")
     return 0
 
@@ -119,7 +130,8 @@ def render() -> Path:
     command += ["--path-output", str(work), "-W", "-n", "--keep-going", "--all"]
     # the Sphinx extension must be the one beside this file
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {
+    environment = os.environ | marked()
+    environment |= {
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "NO_COLOR": "1",
         "PYTHONWARNINGS": "ignore",  # of Sphinx's own plumbing; the book's warnings still fail it
@@ -188,7 +200,7 @@ def _state_file() -> Path:
 def _last_state() -> str:
     try:
         state = json.loads(_state_file().read_text(encoding="utf-8"))["inputs"]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
     return state if (site() / "index.html").exists() else ""
 

@@ -59,9 +59,12 @@ def read_entry(slug: str) -> dict[str, Any] | None:
     """The cache entry of a chapter; None when there is none that can be used."""
     try:
         entry = json.loads(layout.entry(slug).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):
         return None
-    usable = isinstance(entry, dict) and {"parts", "modules", "seconds"} <= entry.keys()
+    kinds = {"parts": dict, "modules": list, "seconds": (int, float)}
+    usable = isinstance(entry, dict) and all(
+        isinstance(entry.get(name), kind) for name, kind in kinds.items()
+    )
     return entry if usable else None
 
 

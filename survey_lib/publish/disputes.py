@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from survey_lib.cards.card import Card, read_card
+from survey_lib.cards.card import Card
 from survey_lib.evidence.verdicts import Verdict
-from survey_lib.show.claims import claim_words, found, signed_word, small
-from survey_lib.show.markup import anchor, escape, link
+from survey_lib.show.claims import claim_words, found, paper, signed_word, small
+from survey_lib.show.markup import anchor, link, safe
 
 Room = Literal["book", "papers", "notebooks"]
 # where the chapters and the pages of planned papers lie, seen from each room
@@ -81,9 +81,9 @@ def _side(name: str, judged: Judged) -> str:
     stands = (
         '<span class="survey-small">planned</span>'
         if verdict is None
-        else f'<span class="word">{signed_word(verdict.word)}</span> {found(verdict)}'
+        else f'<span class="word">{signed_word(verdict.word)}</span> {found(safe(verdict))}'
     )
     word = "not-tested-here" if verdict is None else anchor(verdict.word)
     slug, claim_id = name.split("/")
-    said = small(escape(read_card(slug).claim(claim_id).sentence))
+    said = small(paper(slug).claim(claim_id).sentence)
     return f'<td class="{word}"><p>{claim_link(name, judged, "book")}</p>{said}{stands}</td>'

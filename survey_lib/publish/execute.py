@@ -29,6 +29,7 @@ from survey_lib.cards import card as cards
 from survey_lib.publish import layout
 from survey_lib.publish.cache_key import PACKAGES, UP_TO_DATE, explain, key_parts, read_entry
 from survey_lib.publish.layout import PublishError
+from survey_lib.publish.lock import marked
 from survey_lib.publish.solutions import wrong_solutions
 
 TIMEOUT = 1800.0
@@ -87,9 +88,7 @@ def execute(
         PublishError: a slug is no chapter, or the profile is unknown.
     """
     say = say or tell
-    if profile not in cards.PROFILES:
-        raise PublishError(f"no profile {profile!r}; there are: {', '.join(cards.PROFILES)}")
-    slugs = _known(slugs)
+    slugs = asked(slugs, profile)
     reasons = {slug: explain(slug, profile) for slug in slugs}
     outcomes: dict[str, Outcome] = {}
     todo = []
@@ -116,7 +115,11 @@ def execute(
         plural = "" if share == 1 else "s"
         say(f"{slug}: starts on {share} core{plural} ({_short(reasons[slug])})")
         since[slug] = time.monotonic()
-        outcome = _execute_one(slug, profile, share, timeout, running)
+        try:
+            outcome = _execute_one(slug, profile, share, timeout, running)
+        except OSError as why:  # a full disk stops this chapter, not those that are running
+            where = f": {why.filename}" if why.filename else ""
+            outcome = Outcome(slug, "failed", error=f"{why.strerror or why}{where}")
         since.pop(slug)
         if outcome.status == "ran":
             say(f"{slug}: done in {outcome.seconds:.1f} s")
@@ -183,11 +186,20 @@ def report(outcomes: Iterable[Outcome]) -> str:
     return "\n".join(blocks)
 
 
-def _known(slugs: Sequence[str] | None) -> list[str]:
+def asked(slugs: Sequence[str] | None, profile: str) -> list[str]:
+    """The chapters asked for, each once; all of ``_toc.yml`` for None.
+
+    Raises:
+        PublishError: a slug is no chapter, or the profile is unknown.
+    """
+    if profile not in cards.PROFILES:
+        raise PublishError(f"no profile {profile!r}; there are: {', '.join(cards.PROFILES)}")
     chapters = layout.slugs()
     unknown = [slug for slug in slugs or [] if slug not in chapters]
     if unknown:
-        raise PublishError(f"no chapter {unknown[0]!r} in _toc.yml; there are: {chapters}")
+        raise PublishError(
+            f"no chapter {unknown[0]!r} in _toc.yml; there are: {', '.join(chapters)}"
+        )
     return chapters if slugs is None else list(dict.fromkeys(slugs))
 
 
@@ -300,7 +312,7 @@ def _papermill(
         name: str(cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     }
     paths = [str(files.PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | threads | {
+    environment = os.environ | threads | marked() | {
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "JUPYTER_PATH": str(_kernels()),
         "IPYTHONDIR": str(files.build_dir() / "ipython"),

@@ -11,12 +11,13 @@ from survey_lib.show.claims import (
     claim_row,
     claims_table,
     found,
+    paper,
     signed_word,
     small,
     tally,
     withdrawn_list,
 )
-from survey_lib.show.markup import anchor, escape
+from survey_lib.show.markup import Safe, anchor, markdown, safe
 from survey_lib.show.verdicts import state_words
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def ledger_page(judged: Judged, states: Mapping[str, "State"]) -> str:
     every = [verdict for verdicts in judged.values() for verdict in verdicts]
     sections = []
     for slug, verdicts in judged.items():
-        card = read_card(slug)
+        card = paper(slug)
         state = f"{state_words(states[slug])}\n\n" if slug in states else ""
         sections.append(
-            f"## {card.title}\n\n{', '.join(card.authors)}, {card.year}. "
+            f"## {markdown(card.title)}\n\n{markdown(Safe(', '.join(card.authors)))}, {card.year}. "
             f"[To the chapter](../notebooks/{slug}.ipynb)\n\n{state}"
             f"{_table(card, verdicts, judged)}"
         )
@@ -57,7 +58,7 @@ def ledger_page(judged: Judged, states: Mapping[str, "State"]) -> str:
 
 
 def _table(card: Card, verdicts: Sequence[Verdict], judged: Judged) -> str:
-    rows = [_row(card.slug, verdict, judged) for verdict in by_kind(verdicts)]
+    rows = [_row(card.slug, verdict, judged) for verdict in by_kind(safe(list(verdicts)))]
     table = claims_table(rows, "Claims of this chapter. Intervals are 95 %, over seeds.")
     return table.removesuffix("</div>") + withdrawn_list(card.withdrawn) + "</div>"
 
@@ -72,7 +73,7 @@ def _row(slug: str, verdict: Verdict, judged: Judged) -> str:
         claim,
         verdict.word,
         found(verdict),
-        word + small(escape(why)) + small(changed),
+        word + small(why) + small(changed),
         notes=[
             small(f"disputed by {told(other, judged, 'book')}") for other in disputes(slug, claim)
         ],

@@ -1,10 +1,10 @@
 """What the cards say all together: the landing page's map and scoreboard, a page for each paper.
 
-Everything here is made from cards and verdicts. A card is written by hand, so every text of it is
-escaped: it may hold a ``<script>``, and the page then shows the word.
+Everything here is made from cards and verdicts. A card is written by hand and may hold a
+``<script>``; each function takes what it is given through ``safe`` first, so that the page shows
+the word.
 """
 
-import html
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +25,7 @@ from survey_lib.show.claims import (
     signed_word,
     small,
 )
-from survey_lib.show.markup import LIVE_STYLE, anchor, escape, link
+from survey_lib.show.markup import LIVE_STYLE, anchor, escape, link, markdown, paragraphs, safe
 from survey_lib.show.page import corrections, paper_facts, received_text
 
 MAP = "<!-- survey: map -->"
@@ -65,7 +65,7 @@ def fill_landing(
 
 def which_markdown(cards: Sequence[Card], built: Collection[str]) -> str:
     """The table from a reader's situation to chapters, from the cards; ready chapters first."""
-    rows = []
+    cards, rows = safe(list(cards)), []
     for key, situation in SITUATIONS.items():
         papers = [card for card in cards if key in card.helps]
         papers.sort(key=lambda card: (card.slug not in built, card.year))
@@ -85,7 +85,7 @@ def _which_item(card: Card, key: str, is_built: bool) -> str:
     state = "" if is_built else ' <span class="state">planned</span>'
     kind = "ready" if is_built else "planned"
     told = card.helps[key]
-    told = escape(told[:1].lower() + told[1:])
+    told = told[:1].lower() + told[1:]
     return f'<li class="{kind}">{link(address, card.brief)}{state}: {told}</li>'
 
 
@@ -95,7 +95,7 @@ def map_markdown(cards: Sequence[Card], built: Collection[str]) -> str:
     A built chapter is linked by its title. Any other paper says "planned" and links to its page
     under ``book/papers/``.
     """
-    blocks = []
+    cards, blocks = safe(list(cards)), []
     for group in GROUPS:
         papers = sorted((c for c in cards if c.group == group), key=lambda c: (c.year, c.title))
         if papers:
@@ -112,19 +112,19 @@ def _map_item(card: Card, is_built: bool) -> str:
         title = link(f"../notebooks/{card.slug}.html", card.title)
         state = '<span class="state built">ready</span>'
     else:
-        title = escape(card.title)
+        title = card.title
         address = f"papers/{card.slug}.html"
-        label = escape(f"planned: the facts and claims of {card.title}")
+        label = f"planned: the facts and claims of {card.title}"
         state = (
             f'<span class="state"><a href="{escape(address)}" aria-label="{label}">'
             "planned</a></span>"
         )
-    tags = "".join(f"<li>{escape(tag)}</li>" for tag in card.tags)
+    tags = "".join(f"<li>{tag}</li>" for tag in card.tags)
     kind = "ready" if is_built else "planned"
     return (
         f'<li id="paper-{anchor(card.slug)}" class="{kind}"><p class="title">{title} '
         f'<span class="year">{card.year}</span> {state}</p>'
-        f'<p class="survey-headline">{escape(card.headline)}</p>'
+        f'<p class="survey-headline">{card.headline}</p>'
         f'<ul class="tags" aria-label="Tags">{tags}</ul></li>'
     )
 
@@ -136,6 +136,7 @@ def scoreboard_markdown(verdicts_by_slug: Mapping[str, Sequence[Verdict]]) -> st
     links to the claim's row in the chapter's table of verdicts; links are relative to a page in
     ``book/``.
     """
+    verdicts_by_slug = {slug: safe(list(found)) for slug, found in verdicts_by_slug.items()}
     shown = {slug: of_the_paper(found) for slug, found in verdicts_by_slug.items() if found}
     if not shown:
         return "No chapter has verdicts yet.\n"
@@ -185,8 +186,8 @@ def _score_row(slug: str, found: Sequence[Verdict]) -> str:
     signs = "".join(
         f'<li class="{anchor(v.word)}"><a class="word" '
         f'href="../notebooks/{slug}.html#verdict-{anchor(v.claim.id)}" '
-        f'title="{escape(v.claim.sentence)}" '
-        f'aria-label="{v.word}: {escape(v.claim.title)}">{v.sign}</a></li>'
+        f'title="{v.claim.sentence}" '
+        f'aria-label="{v.word}: {v.claim.title}">{v.sign}</a></li>'
         for v in sorted(found, key=lambda v: list(SIGNS).index(v.word))
     )
     title = link(f"../notebooks/{slug}.html", paper_name(slug))
@@ -207,13 +208,14 @@ def papers_markdown(card: Card, judged: Judged | None = None) -> str:
         judged: verdicts of the book's chapters; a claim that one of these disputes says so.
     """
     tables = "\n\n".join(_reported(table) for table in card.reported)
+    gist, card = paragraphs(card.gist), safe(card)
     return (
         f"# {markdown(card.title)}\n\n"
-        f'<div class="survey survey-card"><p class="survey-headline">{escape(card.headline)}</p>'
+        f'<div class="survey survey-card"><p class="survey-headline">{card.headline}</p>'
         f"{paper_facts(card, titled=False)}</div>\n\n"
         "This chapter is planned: nothing of it has been run yet. What follows is the paper in "
         "short, its own numbers, and the rules by which its claims will be judged.\n\n"
-        f"## In short\n\n{html.escape(card.gist, quote=False)}\n\n"
+        f"## In short\n\n{gist}\n\n"
         f"## What the paper reports\n\n{tables or 'The card holds no table of the paper yet.'}\n\n"
         f"## Claims, as rules\n\n"
         "Each line was written before anything was run. [How to read a verdict]"
@@ -221,11 +223,6 @@ def papers_markdown(card: Card, judged: Judged | None = None) -> str:
         f"{_claims(card, judged or {})}\n\n"
         f"## The card as received\n\n{_received(card)}\n"
     )
-
-
-def markdown(text: str) -> str:
-    """``text`` as Markdown that shows it literally: no markup, no HTML, no formula."""
-    return re.sub(r"([\\`*_{}\[\]$|~^])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _reported(table: Reported) -> str:
@@ -269,8 +266,8 @@ def _claim_row(slug: str, claim: Claim, judged: Judged) -> str:
     return claim_row(
         claim,
         NOT_TESTED,
-        escape(claim.expected),
-        f'<span class="word">{word}</span>{small(escape(claim.not_tested))}{note}',
+        claim.expected,
+        f'<span class="word">{word}</span>{small(claim.not_tested)}{note}',
         ident=f"claim-{anchor(claim.id)}",
         notes=[small(f"disputed by {told(other, judged, 'papers')}") for other in others],
         label="Expected",
@@ -287,7 +284,7 @@ def _received(card: Card) -> str:
         else "<p>Nothing in it had to be corrected.</p>"
     )
     # a blank line would end the block of HTML, so line ends are written as characters
-    lines = escape(text.strip()).replace("\n", "&#10;")
+    lines = text.strip().replace("\n", "&#10;")
     return _block(
         '<div class="survey survey-received"><details><summary>The survey’s text, word for word'
         f' (its pictures are left out)</summary><pre tabindex="0">{lines}</pre></details>'

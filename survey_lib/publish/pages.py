@@ -4,8 +4,11 @@
 - A page without formulas doesn't load MathJax because a page below it has some.
 - The theme draws its icons twice, by a font and by a script of 1.5 MB; the font is enough.
 - The bibliography calls itself a list, but its entries are no list items.
+- The theme prints a title as it is, and the search takes headings for HTML: both are escaped.
 """
 
+import html
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,9 @@ from survey_lib.publish.layout import GENERATED, PAPERS
 def trim_page(
     app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Take from a page the buttons and scripts it has no use for."""
+    """Take from a page the buttons and scripts it has no use for, and markup from its title."""
+    if "pagetitle" in context:  # plain text, which the theme's template puts into an <h1>
+        context["pagetitle"] = html.escape(context["pagetitle"])
     if pagename in GENERATED or pagename.startswith(f"{PAPERS}/"):
         unwanted = ("launch-buttons", "source-edit-button", "download-source-button")
         context["header_buttons"] = _without(context.get("header_buttons", []), unwanted)
@@ -34,6 +39,7 @@ def trim_site(app: Any, exception: Exception | None) -> None:
     if exception is not None or app.builder.format != "html":
         return
     site = Path(app.outdir)
+    escape_headings(site / "searchindex.js")
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         slim = re.sub(r"<script[^>]*/scripts/fontawesome\.js[^>]*></script>\s*", "", text)
@@ -48,6 +54,18 @@ def trim_site(app: Any, exception: Exception | None) -> None:
     # source maps are for the theme's own developers
     for source_map in (site / "_static").rglob("*.map"):
         source_map.unlink()
+
+
+def escape_headings(index: Path) -> None:
+    """Make the headings in Sphinx's index of the search HTML, which its script takes them for."""
+    if not index.exists():
+        return
+    head, opening, rest = index.read_text(encoding="utf-8").partition("(")
+    found = json.loads(rest.rstrip().removesuffix(")"))
+    for part in ("alltitles", "indexentries"):
+        found[part] = {html.escape(words): at for words, at in found.get(part, {}).items()}
+    text = json.dumps(found, separators=(",", ":"), sort_keys=True)
+    index.write_text(f"{head}{opening}{text})", encoding="utf-8")
 
 
 def _without(buttons: list[dict[str, Any]], labels: tuple[str, ...]) -> list[dict[str, Any]]:

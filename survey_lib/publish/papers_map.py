@@ -23,6 +23,8 @@ def map_figure(cards: Sequence[Card], built: Collection[str]) -> str:
     if not shown:
         return ""
     wide, narrow = (_svg(shown, built, width) for width in (700, 343))
+    # a blank line would end the block of HTML
+    wide, narrow = (picture.replace("\n", " ") for picture in (wide, narrow))
     key = ", ".join(f"{sign} {when}" for when, sign in SIGNS.items())
     return (
         '<figure class="survey survey-figure survey-papers"><div class="survey-scroll">'

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from survey_lib.publish import layout
 from survey_lib.publish.cache_key import read_entry
 from survey_lib.show.claims import paper_name
+from survey_lib.show.markup import markdown
 
 
 def run_page() -> str:
@@ -12,7 +13,7 @@ def run_page() -> str:
     entries = {slug: read_entry(slug) for slug in layout.slugs()}
     lines, machines, versions = [], {}, {}
     for slug, entry in entries.items():
-        chapter = f"[{paper_name(slug)}](../notebooks/{slug}.ipynb)"
+        chapter = f"[{markdown(paper_name(slug))}](../notebooks/{slug}.ipynb)"
         if entry is None:
             lines.append(f"| {chapter} | not executed | | | |")
             continue

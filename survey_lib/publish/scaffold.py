@@ -19,10 +19,14 @@ from survey_lib.cards.card import GROUPS, Card, parse_card
 from survey_lib.publish import folding, layout, setup_cell
 from survey_lib.publish.layout import PublishError
 from survey_lib.publish.survey_file import Section, choose, read_survey, squeezed, without_accents
+from survey_lib.show.markup import markdown
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 DRAFT = "Draft:"
 """Begins every sentence of a draft that its author still has to write."""
+
+MARKED = ("title", "authors")
+"""Words of a card that stand in the notebook's Markdown."""
 
 # group of a card → KIND of its method, and what its budget counts
 KINDS: dict[str, tuple[str, str]] = dict(
@@ -93,9 +97,10 @@ def new_chapter(
                 "move it away or choose another slug"
             )
     words = _words(card)
+    shown = {key: markdown(words[key]) if key in MARKED else words[key] for key in words}
     for name, path in new.items():
         is_page = name == "notebook"
-        texts[path] = _notebook(words, root, card.extras) if is_page else _filled(name, words)
+        texts[path] = _notebook(shown, root, card.extras) if is_page else _filled(name, words)
     entries = _entries(root, card)
     _write_all(texts, entries)
     if card_file not in texts:

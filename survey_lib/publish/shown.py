@@ -15,6 +15,7 @@ from survey_lib.publish.glossary import link_first_uses
 from survey_lib.publish.layout import PublishError
 from survey_lib.publish.scrub import scrub, without_paths
 from survey_lib.show.claims import paper_name
+from survey_lib.show.markup import markdown
 from survey_lib.show.page import fill_cost
 from survey_lib.show.verdicts import fill_disputes
 
@@ -185,7 +186,7 @@ def notice(slug: str, reason: str) -> Any:
     # other pages link to the verdicts, so that their places must be there
     places = "".join(f'<span id="verdict-{html.escape(i)}"></span>' for i in _claim_ids(slug))
     text = (
-        f"# {paper_name(slug)}\n\n"
+        f"# {markdown(paper_name(slug))}\n\n"
         f'<div class="survey-unbuilt" data-slug="{html.escape(slug)}">{places}</div>\n\n'
         "This chapter did not run to its end in this build, so there is nothing to show.\n\n"
         f"```text\n{last}\n```\n"

@@ -82,7 +82,7 @@ def fill_example(page: str, folder: Path) -> str:
         kept = json.loads(path.read_text(encoding="utf-8"))
         text = f"$ {kept['command']}\n{kept['printed'].rstrip()}"
         when = f"Recorded on {kept['made'][:10]} at commit {kept['commit']}."
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PublishError(
             f"benchmarks/{path.name} holds no record: run python -m benchmarks.own_model"
         ) from None
@@ -97,7 +97,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
             try:
                 row = json.loads(text)
                 _ = [row[key] for key in ("row", "case", "ms", "ratio", "ratio_is", "target")]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise PublishError(
                     f"benchmarks/{path.name}:{i} is no line of timings: run make bench"
                 ) from None

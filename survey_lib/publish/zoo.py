@@ -42,7 +42,7 @@ def read(path: Path | None = None) -> dict[str, Any]:
             _ = row["net"], row["list"], row[OURS]["word"]
             row.setdefault(PEER, {"word": UNTRIED})
         _ = kept["versions"]["timm"], kept["versions"][PEER], kept["made"], kept["commit"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PublishError(
             f"results/{path.name} holds no record of the zoo: run python -m tests.mechanics.zoo"
         ) from None

@@ -3,14 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from survey_lib.cards.card import CLAIM_KINDS, CardError, Claim, Withdrawn, read_card
+from survey_lib.cards.card import CLAIM_KINDS, Card, CardError, Claim, Withdrawn, read_card
 from survey_lib.evidence.verdicts import SIGNS, Verdict
 from survey_lib.show.markup import (
+    Safe,
     anchor,
     escape,
     mean_words,
     range_words,
     region_words,
+    safe,
     unit_words,
 )
 
@@ -49,18 +51,28 @@ def tally(verdicts: Sequence[Verdict], whose: str) -> str:
     return text
 
 
-def paper_name(slug: str) -> str:
-    """Title of a paper up to its colon; the slug where there is no card."""
+def paper(slug: str) -> Card:
+    """The card of a paper as pages take it: every text of it is HTML, see :func:`safe`.
+
+    Raises:
+        CardError: there is no such card, or it cannot be used.
+    """
+    return safe(read_card(slug))
+
+
+def paper_name(slug: str) -> Safe:
+    """HTML of a paper's title up to its colon; the slug where there is no card."""
     try:
-        return read_card(slug).title.split(":")[0]
+        name = read_card(slug).title.split(":")[0]
     except CardError:
-        return slug
+        name = slug
+    return Safe(safe(name))
 
 
-def claim_words(name: str) -> str:
-    """A claim named ``slug/claim-id`` in words: its paper and its short title."""
+def claim_words(name: str) -> Safe:
+    """HTML of a claim named ``slug/claim-id`` in words: its paper and its short title."""
     slug, claim_id = name.split("/")
-    return f"{paper_name(slug)}: {read_card(slug).claim(claim_id).title}"
+    return Safe(f"{paper_name(slug)}: {paper(slug).claim(claim_id).title}")
 
 
 def found(verdict: Verdict) -> str:
@@ -122,15 +134,16 @@ def claim_row(
         notes: HTML of what stands under the sentence, after where it is and whose.
         label: heading of the third column.
     """
-    under = small(escape(claim.where)) + small(KIND_NOTES[claim.kind]) + "".join(notes)
+    claim = safe(claim)
+    under = small(claim.where) + small(KIND_NOTES[claim.kind]) + "".join(notes)
     open_ends = claim.region == (None, None)
     rule = "no rule" if open_ends else region_words(claim.region, claim.unit)
     name = ident and f' id="{ident}"'
     return (
         f'<tr role="row"{name} class="{anchor(word)}">'
-        f'<th scope="row" role="rowheader">{escape(claim.sentence)}{under}</th>'
+        f'<th scope="row" role="rowheader">{claim.sentence}{under}</th>'
         '<td role="cell" data-label="It holds here if">'
-        f'<span class="region">{rule}</span>{small(escape(claim.measures))}</td>'
+        f'<span class="region">{rule}</span>{small(claim.measures)}</td>'
         f'<td role="cell" data-label="{label}">{third}</td>'
         f'<td role="cell" data-label="Verdict">{verdict}</td></tr>'
     )
@@ -144,10 +157,10 @@ def small(text: str) -> str:
 def withdrawn_list(claims: Sequence[Withdrawn]) -> str:
     """HTML of the claims that were judged once and replaced, folded; empty when there are none."""
     items = "".join(
-        f"<li><strong>{escape(old.title)}.</strong> {escape(old.sentence)} "
-        f'<span class="word">{signed_word(old.verdict)}</span>: {escape(old.found)}.'
-        f"{small(escape(old.reason))}</li>"
-        for old in claims
+        f"<li><strong>{old.title}.</strong> {old.sentence} "
+        f'<span class="word">{signed_word(old.verdict)}</span>: {old.found}.'
+        f"{small(old.reason)}</li>"
+        for old in map(safe, claims)
     )
     many = "claim was" if len(claims) == 1 else "claims were"
     return items and (

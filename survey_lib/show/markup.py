@@ -1,14 +1,16 @@
 """Small things all HTML of the book is made of: escaping, numbers in words, the shown object."""
 
+import dataclasses
 import html
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from survey_lib.evidence.intervals import Interval
 
 MINUS = "−"
+Made = TypeVar("Made")
 
 # Notebooks outside the book (Colab shows each output in its own frame) have no style sheet of
 # ours. These rules have no specificity (`:where`), so on the site every rule of survey.css wins.
@@ -53,9 +55,56 @@ class Html:
         return self.text
 
 
-def escape(value: Any) -> str:
-    """``value`` as text that is safe inside HTML, attributes included."""
-    return html.escape(str(value), quote=True)
+class Safe(str):
+    """Text that is HTML already: :func:`escape` leaves it as it is."""
+
+    __slots__ = ()
+
+
+def escape(value: Any) -> Safe:
+    """``value`` as text that is safe inside HTML, attributes included; a second time, no change."""
+    return value if isinstance(value, Safe) else Safe(html.escape(str(value), quote=True))
+
+
+def safe(thing: Made) -> Made:
+    """A card, a claim or a verdict whose every text is escaped: here what is read becomes markup.
+
+    Whatever makes a page takes its cards through this function, once; no use of a text has to
+    think of it again. A second time changes nothing. Ends of lines become characters of HTML: a
+    blank line would end a block of HTML in Markdown, and what follows could be a directive.
+
+    Args:
+        thing: a dataclass, tuple, list or dictionary of such, a text, or any other value, which
+            is given back as it is.
+    """
+    made: Any = thing
+    if isinstance(thing, str):
+        made = Safe(escape(thing).replace("\n", "&#10;"))
+    elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        parts = {f.name: safe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
+        made = dataclasses.replace(thing, **parts)
+    elif isinstance(thing, tuple | list):
+        made = type(thing)(map(safe, thing))
+    elif isinstance(thing, dict):
+        made = {key: safe(value) for key, value in thing.items()}
+    return made
+
+
+def markdown(text: str) -> Safe:
+    """``text`` as Markdown that shows it literally: no markup, no HTML, no formula, one line."""
+    inert = text if isinstance(text, Safe) else html.escape(text, quote=False)
+    line = " ".join(inert.split())
+    return Safe(re.sub(r"([\\`*_{}\[\]$|~^])", r"\\\1", line))
+
+
+def paragraphs(text: str) -> Safe:
+    """HTML of plain paragraphs: blank lines part them, ``*words*`` are set off, all else is shown.
+
+    No line of it is blank, so that Markdown takes it as one block of HTML.
+    """
+    parts = (" ".join(part.split()) for part in re.split(r"\n\s*\n", escape(text).strip()))
+    told = (re.sub(r"\*(\w[^*]*?)\*", r"<em>\1</em>", part) for part in parts)
+    return Safe("\n".join(f"<p>{part}</p>" for part in told))
 
 
 def link(address: str, words: str, **attributes: str) -> str:
@@ -108,7 +157,7 @@ def unit_words(unit: str) -> str:
     if unit == SHARE_OF_IMAGES:
         return "points"
     if unit.startswith("share of "):
-        return "%" + unit.removeprefix("share")
+        return type(unit)("%" + unit.removeprefix("share"))  # HTML already, or not
     return "times" if unit == "ratio" else unit
 
 
@@ -163,10 +212,11 @@ def region_words(region: tuple[float | None, float | None], unit: str = "") -> s
 
 def lead(text: str) -> str:
     """Escaped text whose first sentence is set off: what to see, before what is drawn."""
+    text = escape(text)
     match = re.match(r"(.+?[.!?])\s+(?=[A-ZÄÖÜ0-9(])", text, flags=re.DOTALL)
     if match is None:
-        return f"<strong>{escape(text)}</strong>"
-    return f"<strong>{escape(match[1])}</strong> {escape(text[match.end() :])}"
+        return f"<strong>{text}</strong>"
+    return f"<strong>{match[1]}</strong> {text[match.end() :]}"
 
 
 def anchor(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +12,20 @@ import yaml
 
 from survey_lib import files
 from survey_lib.cards.card import PROFILES, Card, CardError, read_card, received
-from survey_lib.evidence.verdicts import NOT_TESTED, Verdict
+from survey_lib.evidence.verdicts import NOT_TESTED, SIGNS, Verdict
 from survey_lib.show import style
 from survey_lib.show.claims import by_kind, of_the_paper, signed_word, tally
 from survey_lib.show.markup import (
     LIVE_STYLE,
     Html,
+    Safe,
     anchor,
     escape,
     link,
     mean_words,
+    paragraphs,
     range_words,
+    safe,
     unit_words,
 )
 
@@ -134,25 +138,27 @@ def card_panel(
         card: by default the card of the open page.
         facts: False leaves facts and badges to :func:`facts_panel`, below the main figure.
     """
-    card = card or read_card(current_slug())
+    told = card or read_card(current_slug())
+    card = safe(told)
     shown = remember(verdicts) if verdicts is not None else list(page_verdicts().values())
     page = LIVE_STYLE + (
         '<div class="survey survey-card">'
-        f'<p class="survey-headline">{escape(card.headline)}</p>'
+        f'<p class="survey-headline">{card.headline}</p>'
         f"{_strip(shown)}{paper_facts(card) + _badges(card) if facts else ''}</div>"
     )
-    lines = [card.headline, f"{card.title}. {', '.join(card.authors)}, {card.year}", card.scale]
+    lines = [told.headline, f"{told.title}. {', '.join(told.authors)}, {told.year}", told.scale]
     lines += [f"{v.sign} {v.word}: {v.claim.sentence}" for v in shown]
     return Html(page, "\n".join(lines))
 
 
 def facts_panel(card: Card | None = None) -> Html:
     """The paper's facts, scales, badges, and what is done as in the paper and what otherwise."""
-    card = card or read_card(current_slug())
+    told = card or read_card(current_slug())
+    card = safe(told)
     return Html(
         f'{LIVE_STYLE}<div class="survey survey-card">{paper_facts(card)}{_badges(card)}'
-        f"{_card_text(card)}{differences(card)}</div>",
-        f"{card.title}. {', '.join(card.authors)}, {card.year}\n{card.scale}",
+        f"{_card_text(card, paragraphs(told.gist))}{differences(card)}</div>",
+        f"{told.title}. {', '.join(told.authors)}, {told.year}\n{told.scale}",
     )
 
 
@@ -160,10 +166,10 @@ def differences(card: Card) -> str:
     """HTML of the box *faithful / differs here and why*; empty for a card that says nothing yet."""
     if not (card.faithful or card.differs):
         return ""
-    same = "".join(f"<li>{escape(line)}</li>" for line in card.faithful)
+    card = safe(card)
+    same = "".join(f"<li>{line}</li>" for line in card.faithful)
     other = "".join(
-        f'<li>{escape(one.what)} <span class="why">{escape(one.why)}</span></li>'
-        for one in card.differs
+        f'<li>{one.what} <span class="why">{one.why}</span></li>' for one in card.differs
     )
     return (
         '<div class="survey-faithful">'
@@ -174,27 +180,23 @@ def differences(card: Card) -> str:
 
 def corrections(card: Card) -> str:
     """HTML list of what the card says otherwise than the text as it was received."""
-    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in card.corrections)}</ul>"
+    return f"<ul>{''.join(f'<li>{line}</li>' for line in safe(card).corrections)}</ul>"
 
 
 def received_text(slug: str) -> str:
-    """The survey's text of a paper as it was received; empty for one that was added later."""
+    """HTML of the survey's text of a paper as received; empty for one that was added later."""
     try:
-        return received(slug)
+        return escape(received(slug))
     except CardError:
         return ""
 
 
-def _card_text(card: Card) -> str:
+def _card_text(card: Card, gist: str) -> str:
     """Gist, the card as received and what was corrected in it, folded."""
-    gist = "".join(
-        f"<p>{escape(' '.join(part.split()).replace('*', ''))}</p>"
-        for part in card.gist.split("\n\n")
-    )
     text, count = received_text(card.slug), len(card.corrections) or "nothing"
     folded = text and (
         f'<details class="survey-received"><summary>The card as received, and '
-        f"what was corrected in it: {count}</summary><pre>{escape(text)}</pre>"
+        f"what was corrected in it: {count}</summary><pre>{text}</pre>"
         f"{corrections(card)}</details>"
     )
     return (
@@ -213,16 +215,35 @@ def decisive(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return (of_the_paper(tested) or tested)[:MOST_LARGE]
 
 
+FOLDED = 6
+"""More claims than these beside the large ones stand behind a line that counts them."""
+
+
 def _strip(verdicts: Sequence[Verdict]) -> str:
+    verdicts = safe(list(verdicts))
     large = decisive(verdicts)
     rest = [v for v in by_kind(verdicts) if v not in large]
     chips = "".join(f"<li>{_chip(v)}</li>" for v in large)
     more = "".join(f"<li>{_small_chip(v)}</li>" for v in rest)
+    more = more and f'<ul class="survey-more" aria-label="The other claims">{more}</ul>'
+    if len(rest) > FOLDED:
+        more = f'<details class="survey-rest"><summary>{_counted(rest)}</summary>{more}</details>'
     return (
         f'<p class="survey-kicker">Put to the test: {tally(verdicts, "the paper")}</p>'
         + (chips and f'<ul class="survey-strip">{chips}</ul>')
-        + (more and f'<ul class="survey-more" aria-label="The other claims">{more}</ul>')
+        + more
     )
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
+    """How many claims got each word, for a line that stands for them."""
+    words = Counter(v.word for v in verdicts)
+    told = (
+        f'<span class="{anchor(word)}"><span class="word">{sign}</span> {words[word]} {word}</span>'
+        for word, sign in SIGNS.items()
+        if words[word]
+    )
+    return f"{len(verdicts)} more claims: {', '.join(told)}"
 
 
 def _chip(verdict: Verdict) -> str:
@@ -235,8 +256,8 @@ def _chip(verdict: Verdict) -> str:
         )
     return (
         f'<a class="survey-chip {anchor(verdict.word)}" href="#verdict-{anchor(claim.id)}" '
-        f'title="{escape(claim.sentence)}"><span class="word">{signed_word(verdict.word)}</span> '
-        f'<span class="name">{escape(claim.title)}</span> {numbers}</a>'
+        f'title="{claim.sentence}"><span class="word">{signed_word(verdict.word)}</span> '
+        f'<span class="name">{claim.title}</span> {numbers}</a>'
     )
 
 
@@ -245,10 +266,10 @@ def _small_chip(verdict: Verdict) -> str:
     numbers = f' <span class="numbers">{_found(verdict)}</span>' if verdict.interval else ""
     return (
         f'<a class="{anchor(verdict.word)}" href="#verdict-{anchor(claim.id)}" '
-        f'title="{verdict.word}: {escape(claim.sentence)}"><span class="word">'
+        f'title="{verdict.word}: {claim.sentence}"><span class="word">'
         f'<span class="sign" aria-hidden="true">{verdict.sign}</span>'
         f'<span class="visually-hidden">{verdict.word}: </span></span>'
-        f'<span class="name">{escape(claim.title)}</span>{numbers}</a>'
+        f'<span class="name">{claim.title}</span>{numbers}</a>'
     )
 
 
@@ -266,24 +287,24 @@ def paper_facts(card: Card, *, titled: bool = True) -> str:
         card: the paper.
         titled: False where the title stands above already.
     """
-    links = []
+    card, links = safe(card), []
     if card.arxiv:
-        links.append(link(f"https://arxiv.org/abs/{card.arxiv}", f"arXiv:{card.arxiv}"))
+        links.append(link(Safe(f"https://arxiv.org/abs/{card.arxiv}"), Safe(f"arXiv:{card.arxiv}")))
     if card.doi:
-        links.append(link(f"https://doi.org/{card.doi}", "DOI"))
+        links.append(link(Safe(f"https://doi.org/{card.doi}"), "DOI"))
     if card.code:
-        licence = f" (licence: {escape(card.code_licence)})" if card.code_licence else ""
+        licence = f" (licence: {card.code_licence})" if card.code_licence else ""
         links.append(link(card.code, "code") + licence)
     elif card.code_licence:
-        links.append(escape(card.code_licence))  # says why there is no code
-    tags = "".join(f"<li>{escape(tag)}</li>" for tag in card.tags)
+        links.append(card.code_licence)  # says why there is no code
+    tags = "".join(f"<li>{tag}</li>" for tag in card.tags)
     return (
         '<div class="survey-paper">'
-        + (f'<p class="title"><cite>{escape(card.title)}</cite></p>' if titled else "")
-        + f'<p class="by">{escape(", ".join(card.authors))} · {card.year} · '
-        f"{escape(card.venue)}</p>"
+        + (f'<p class="title"><cite>{card.title}</cite></p>' if titled else "")
+        + f'<p class="by">{", ".join(card.authors)} · {card.year} · '
+        f"{card.venue}</p>"
         + (f'<p class="links">{" · ".join(links)}</p>' if links else "")
-        + f'<p class="scale"><strong>Scale.</strong> {escape(card.scale)}</p>'
+        + f'<p class="scale"><strong>Scale.</strong> {card.scale}</p>'
         + (f'<ul class="tags" aria-label="Tags">{tags}</ul>' if tags else "")
         + "</div>"
     )

@@ -1,6 +1,7 @@
 """The runs behind an open page: a slice run here and now, and the recorded study."""
 
-from survey_lib.evidence.records import Record, study
+from survey_lib.evidence.reading import study
+from survey_lib.evidence.records import Record
 from survey_lib.experiments import runner
 from survey_lib.show import page
 

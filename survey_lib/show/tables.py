@@ -83,7 +83,7 @@ def table(
             f'<a href="{address}" download>CSV</a></p>'
         )
     under = "".join(f'<p class="survey-note">{escape(note)}</p>' for note in notes)
-    label = escape(caption.split(". ")[0])
+    label = escape(caption).split(". ")[0]
     markup = LIVE_STYLE + (
         f'<div class="survey survey-tablebox"><div class="survey-scroll" role="group" '
         f'aria-label="{label}"><table class="survey-table">'

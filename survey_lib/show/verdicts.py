@@ -1,7 +1,7 @@
 """Verdicts as a reader sees them: the table of part 9, and sentences that hold or fail."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from survey_lib.cards.card import disputes, read_card, slugs
@@ -29,6 +29,7 @@ from survey_lib.show.markup import (
     mean_words,
     number,
     range_words,
+    safe,
 )
 from survey_lib.show.tables import records_link
 
@@ -44,7 +45,11 @@ class VerdictChanged(AssertionError):
 
 
 def verdict_table(
-    verdicts: Sequence[Verdict] | None = None, *, state: "State | None" = None
+    verdicts: Sequence[Verdict] | None = None,
+    *,
+    state: "State | None" = None,
+    replicates: Mapping[str, str] | None = None,
+    over: str = "seeds",
 ) -> Html:
     """The table of verdicts, one row per claim with the id ``verdict-<claim id>``.
 
@@ -55,18 +60,21 @@ def verdict_table(
         verdicts: by default those of the open page.
         state: of the study behind them; by default that of the open page when the verdicts are
             the page's too.
+        replicates: claim id → what its replicates are, a plural in -s, where they are no seeds.
+        over: what intervals are over, for the caption.
     """
-    slug = page.CONTEXT.slug
+    slug, called = page.CONTEXT.slug, replicates or {}
     if verdicts is None:
         verdicts, state = list(page.page_verdicts().values()), state or page.page_state()
     shown = by_kind(page.remember(verdicts))
     caption = (
         "Each claim, the rule fixed before the run, and what came out. Intervals are 95 % "
-        "Student’s t over seeds."
+        f"Student’s t over {escape(over)}."
     )
     if state is not None:
         caption += f" {state_words(state)}"
-    table = claims_table([_row(verdict, slug) for verdict in shown], caption)
+    lines = [_row(v, slug, called.get(v.claim.id, "seeds")) for v in safe(shown)]
+    table = claims_table(lines, caption)
     after = records_link(slug) if slug else ""
     if slug in slugs():
         after = withdrawn_list(read_card(slug).withdrawn) + after
@@ -93,19 +101,19 @@ def state_words(state: "State") -> str:
     )
 
 
-def _row(verdict: Verdict, slug: str) -> str:
+def _row(verdict: Verdict, slug: str, replicates: str) -> str:
     claim = verdict.claim
-    notes = [escape(verdict.reason)] if verdict.reason else []
+    notes = [verdict.reason] if verdict.reason else []
     needed = max(verdict.seeds_needed or 0, MINIMUM_SEEDS)
     if verdict.seeds_needed and needed > len(verdict.values):
-        notes.append(f"about {number(needed)} seeds would decide")
+        notes.append(f"about {number(needed)} {replicates} would decide")
     if verdict.changed:
         notes.append('<strong class="survey-flag">changed after the run</strong>')
     word = f'<span class="word">{signed_word(verdict.word)}</span>'
     return claim_row(
         claim,
         verdict.word,
-        found(verdict) + _each_seed(verdict),
+        found(verdict) + _each_seed(verdict, replicates),
         word + "".join(map(small, notes)),
         ident=f"verdict-{anchor(claim.id)}",
         notes=[_disputed(other) for other in disputes(slug, claim)],
@@ -116,7 +124,7 @@ def _disputed(other: str) -> str:
     """A claim that says the opposite; staging adds the link and how that one stands."""
     return (
         f'<span class="survey-small survey-dispute" data-claim="{escape(other)}">'
-        f"disputed by {escape(claim_words(other))}</span>"
+        f"disputed by {claim_words(other)}</span>"
     )
 
 
@@ -126,19 +134,19 @@ def fill_disputes(markup: str, told: Callable[[str], str]) -> str:
     return re.sub(pattern, lambda f: f"{f[1]}disputed by {told(f[2])}", markup)
 
 
-def _each_seed(verdict: Verdict) -> str:
+def _each_seed(verdict: Verdict, replicates: str) -> str:
     interval, unit = verdict.interval, verdict.claim.unit
     if interval is None or interval.low == interval.high or not verdict.values:
         return ""  # every run gave this number, and the words say so
-    runs = len(verdict.values)
+    runs, one = len(verdict.values), escape(replicates.removesuffix("s"))
     places = decimals_for(in_unit(interval, unit)) + 1
     items = "".join(
         f"<li><span>{seed}</span> {amount(value, unit, places)}</li>"
         for seed, value in sorted(verdict.values.items())
     )
     return (
-        f"{small(f'{runs} seed' + 's' * (runs > 1))}<details><summary>each seed</summary>"
-        f'<ul class="seeds" aria-label="Seed and value">{items}</ul></details>'
+        f"{small(f'{runs} {one}' + 's' * (runs > 1))}<details><summary>each {one}</summary>"
+        f'<ul class="seeds" aria-label="{one.capitalize()} and value">{items}</ul></details>'
     )
 
 

@@ -117,8 +117,7 @@ def shipped_net(name: str) -> nn.Module:
 def first_net(name: str) -> nn.Module:
     """The first edition's dense net 0: fewer epochs, weights rounded to fp16.
 
-    The recorded studies of ``thinet``, ``closer_look`` and ``llm_int8`` rest on it until they are
-    run anew.
+    The recorded study of ``thinet`` rests on it until it is run anew.
 
     Raises:
         DataError: the checkpoint is missing or damaged.

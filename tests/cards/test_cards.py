@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from survey_lib import files
 from survey_lib.cards import card as cards
 from survey_lib.cards.card import GROUPS, CardError, parse_card, read_card, received, slugs
 from survey_lib.experiments import EXPERIMENTS
+from tests.damage import any_deep, as_json, cut, damaged, one_sentence
 
 GOOD = read_card("to_prune_or_not")
 
@@ -186,7 +189,7 @@ def test_the_bibliography_knows_what_the_methods_cite():
         ({"claims": claim(region=[0.1])}, "must be \\[low, high\\]"),
         ({"claims": claim(profile="huge")}, "'profile' must be one of"),
         ({"claims": claim(extra=1)}, "claims\\[0\\]: unknown field 'extra'"),
-        ({"claims": claim() * 2}, "used twice"),
+        ({"claims": [*claim(), *claim()]}, "used twice"),
         ({"claims": claim(title="")}, "'title' must have 1 to 40 characters, not 0"),
         ({"claims": claim(title="x" * 41)}, "'title' must have 1 to 40 characters, not 41"),
         ({"claims": claim(kind="theirs")}, "'kind' must be one of paper, ours, arithmetic"),
@@ -207,6 +210,26 @@ def test_the_bibliography_knows_what_the_methods_cite():
         ({"faithful": "all"}, "field 'faithful' must be a list of texts"),
         ({"differs": [{"what": "Less."}]}, "differs\\[0\\]: field 'why' is missing"),
         ({"reported": [{"id": "t"}]}, "reported\\[0\\]: field 'caption' is missing"),
+        ({"code": "javascript:alert(1)"}, "'code' must be an address that begins with https://"),
+        ({"code": "http://x.org/a"}, "'code' must be an address that begins with https://"),
+        ({"code": 'https://x.org/"onclick="x'}, "'code' must be an address that begins with https"),
+        ({"arxiv": "1710.01878/../x"}, "'arxiv' must be an arXiv number"),
+        ({"doi": "javascript:1"}, "'doi' must be a DOI"),
+        ({"bibkey": "a}, title={x"}, "'bibkey' must be a key"),
+        ({"slug": "../up"}, "'slug' must be lower-case letters"),
+        ({"title": "a\x1b[31m"}, "field 'title' holds a control character"),
+        ({"headline": "\ud800"}, "holds a control character|not YAML"),
+        ({"year": 99999}, "'year' must lie in 1900"),
+        ({"download_bytes": -1}, "'download_bytes' must not be negative"),
+        ({"tolerance": "wide"}, "'tolerance' must map names"),
+        ({"tolerance": {"val": "wide"}}, "must give 'val' a number ≥ 0 or .inf, not 'wide'"),
+        ({"tolerance": {"val": float("nan")}}, "must give 'val' a number ≥ 0"),
+        ({"tolerance": {"val": -1}}, "must give 'val' a number ≥ 0"),
+        ({"claims": claim(id="a b")}, "claim 'a b': field 'id' must be letters and digits"),
+        ({"claims": claim(region=5)}, "must be \\[low, high\\]"),
+        ({"claims": claim(region=[0.1, float("inf")])}, "must be \\[low, high\\]"),
+        ({"claims": claim(region=[True, 1])}, "must be \\[low, high\\]"),
+        ({"claims": claim(region=[0, 10**400])}, "must be \\[low, high\\]"),
     ],
 )
 def test_a_bad_card_names_file_and_field(changes, message):
@@ -219,6 +242,17 @@ def test_rows_must_fit_their_columns():
     table = {"id": "t", "caption": "c", "source": "s", "columns": ["a", "b"], "rows": [[1]]}
     with pytest.raises(CardError, match="1 values for 2 columns"):
         parse_card(text(reported=[table]), "some.md")
+    for rows, words in (
+        (5, "'rows' must be a list of lists"),
+        ([5], "'rows' must be a list of lists"),
+        ([[[1], 2]], "'rows' must hold texts, finite numbers or null"),
+        ([[True, 2]], "'rows' must hold texts, finite numbers or null, not True"),
+        ([[float("nan"), 2]], "'rows' must hold texts, finite numbers or null, not nan"),
+    ):
+        with pytest.raises(CardError, match=words):
+            parse_card(text(reported=[table | {"rows": rows}]), "some.md")
+    with pytest.raises(CardError, match="'columns' must name each column once"):
+        parse_card(text(reported=[table | {"columns": ["a", "a"], "rows": []}]), "some.md")
     table |= {"rows": [[1, 2]], "unverified": ["z"]}
     with pytest.raises(CardError, match="no column 'z'"):
         parse_card(text(reported=[table]), "some.md")
@@ -279,3 +313,67 @@ def test_each_paper_speaks_for_itself(slug):
     claims = read_card(slug).claims
     assert sum(c.kind == "paper" for c in claims) >= 2
     assert len({c.title for c in claims}) == len(claims)
+
+
+LAUGHS = "a: &a [x, x]\n" + "\n".join(f"b{i}: &b{i} [*a, *a]" for i in range(9))
+
+
+@pytest.mark.parametrize(
+    ("front", "words"),
+    [
+        (LAUGHS, "references"),
+        ("a: &a [*a]", "references"),
+        ("a: " + "[" * 1500 + "]" * 1500, "nested too deeply"),
+        ("year: 2017-13-45", "not YAML: month must be in"),
+        (f"year: {'9' * 5000}", "not YAML"),
+        (f"year: 0x{'f' * 5000}", "is missing|must be"),
+        ("? [a, b]\n: c", "unknown field|not YAML"),
+        ("a: \x00", "not YAML"),
+        ("!!python/object/apply:os.system [ls]", "not YAML"),
+        ("- a", "must be a mapping"),
+        ("", "must be a mapping"),
+    ],
+)
+def test_front_matter_that_is_none_is_a_sentence(front, words):
+    with pytest.raises(CardError, match=words) as error:
+        parse_card(f"---\n{front}\n---\ngist", "some.md")
+    one_sentence(error.value, "some.md: ")
+
+
+def small():
+    """Front matter of a real card with one claim and one table, so that it is read quickly."""
+    front = yaml.safe_load(text().split("\n---\n")[0][4:])
+    front["claims"], front["corrections"] = front["claims"][:1], front["corrections"][:1]
+    front["reported"] = [front["reported"][0] | {"rows": front["reported"][0]["rows"][:1]}]
+    front["withdrawn"], front["differs"] = [WITHDRAWN], [{"what": "Less.", "why": "Time."}]
+    front["faithful"], front["authors"], front["tolerance"] = ["All."], ["A"], {"val": 0.1}
+    return front | {"headline": "h", "scale": "s", "tags": ["a"], "tags_received": ["a"]}
+
+
+def as_card(front):
+    body = as_json(front) if any_deep(front) else yaml.safe_dump(front, allow_unicode=True)
+    return f"---\n{body}\n---\nThe gist."
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.one_of(damaged(small()).map(as_card), cut(as_card(small()))))
+def test_whatever_a_card_holds_it_is_one_or_a_sentence(given_text):
+    from survey_lib.publish.overview import papers_markdown
+
+    try:
+        card = parse_card(given_text, "some.md")
+    except CardError as error:
+        one_sentence(error, "some.md: ")
+    else:
+        assert all(claim.hash for claim in card.claims)
+        assert papers_markdown(card).encode()
+
+
+def test_a_card_that_is_no_text_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "FOLDER", tmp_path)
+    (tmp_path / "received").mkdir()
+    for path in (tmp_path / "x.md", tmp_path / "received" / "x.md"):
+        path.write_bytes(b"\xff\xfe")
+    for read in (read_card, received):
+        with pytest.raises(CardError, match=r"x\.md: is no UTF-8 text"):
+            read("x")

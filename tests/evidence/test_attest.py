@@ -113,7 +113,7 @@ def test_attestations_are_kept_in_order_and_a_damaged_line_is_named(monkeypatch,
         path = attest.append(note)
     assert attest.attestations("s") == notes
     path.write_text(path.read_text() + "{\n")
-    with pytest.raises(RecordError, match=r"attest/s\.jsonl:3: not an attestation"):
+    with pytest.raises(RecordError, match=r"attest/s\.jsonl:3: not a JSON attestation"):
         attest.attestations("s")
 
 

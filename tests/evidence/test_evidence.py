@@ -111,7 +111,7 @@ def test_failed_records_and_missing_arms_do_not_count():
 
 
 def test_a_typo_in_a_statistic_is_no_missing_arm():
-    with pytest.raises(KeyError, match="accurcay"):
+    with pytest.raises(records.RecordError, match=r"seed 0: stat cannot be .*KeyError: 'accurcay'"):
         verdicts.judge(CLAIM, rows([0.1] * 6), lambda found: found[0].numbers["accurcay"])
 
 

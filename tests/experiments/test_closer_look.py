@@ -1,88 +1,92 @@
-from dataclasses import replace
+"""What is particular to this experiment; the contract of all is in test_contract.py."""
+
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
-from survey_lib.cards.card import read_card
-from survey_lib.evidence.protocol import MissingArm
-from survey_lib.evidence.records import Record, study
-from survey_lib.experiments import closer_look as experiment
-from survey_lib.experiments import runner
+from survey_lib.evidence.protocol import MissingArm, Rows
+from survey_lib.evidence.records import Record
+from survey_lib.evidence.records import study as recorded
+from survey_lib.experiments.closer_look import cells, study
+from survey_lib.experiments.closer_look.cells import BUDGETS, Cell
+from survey_lib.experiments.context import Context, measure
 from survey_lib.mechanics.costs import Costs
 from survey_lib.methods.closer_look import shapes
 from survey_lib.tasks.dense import dense_net
-from survey_lib.tasks.train import total_steps
+from survey_lib.tasks.train import evaluate, recalibrate, total_steps
 
 SLUG = "closer_look"
 
 
-def record(arm, budget=0.0, seed=0, **numbers):
-    cell = experiment._cell(arm, seed, budget)
-    return Record(SLUG, "study", runner.plain(cell), seed, f"{arm}{budget}", "done", numbers)
+def record(cell, **numbers):
+    return Record(SLUG, "study", asdict(cell), cell.seed, "k", "done", numbers)
 
 
-def long_run(arm, accuracies):
-    at = {str(b): {"accuracy": a} for b, a in zip(experiment.BUDGETS, accuracies, strict=True)}
-    return record(arm, at=at)
+def rows(*pairs):
+    return Rows([record(cell, **numbers) for cell, numbers in pairs], Cell, study.FREE)
 
 
-def test_every_quick_cell_has_its_twin_in_the_study():
-    quick, whole = set(experiment.grid("quick")), set(experiment.grid("study"))
-    assert quick <= whole
-    assert len(whole) == len(experiment.grid("study"))
-
-
-def test_every_claim_has_its_statistic():
-    names = {claim.statistic for claim, _ in runner.claims_and_statistics(SLUG)}
-    assert names == set(experiment.STATISTICS)
-
-
-def test_the_claims_budgets_are_among_those_a_long_run_is_measured_at():
-    assert set(experiment.BUDGETS) <= set(experiment.MARKS)
-    assert experiment.SMALLEST == min(experiment.BUDGETS) == min(experiment.MARKS)
-
-
-def test_what_others_start_from_comes_first():
-    for profile in ("quick", "study", "tune"):
-        order = [{"dense": 0, "fisher": 1}.get(c.arm, 2) for c in experiment.grid(profile)]
-        assert order == sorted(order)
-
-
-def test_criteria_share_one_schedule_and_rivals_another():
-    cells = experiment.grid("study")
-    walks = [c for c in cells if c.arm in experiment.LONG_RUNS]
-    runs = [experiment.config_of(c) for c in walks]
-    assert {(w.pruned_lr, c.interval, c.beta) for w, c in zip(walks, runs, strict=True)} == {
-        (experiment.LEARNING_RATES["pruned"], experiment.INTERVAL, 0.0)
+def run(criterion, *accuracies, macs=(90, 60, 30)):
+    """A long run that is right on so many images with statistics re-estimated; stale it is not."""
+    at = {
+        str(b): {"test_re": a, "test": a / 2, "val_re": 0.0, "macs": m}
+        for b, a, m in zip(BUDGETS, accuracies, macs, strict=True)
     }
-    assert {c.criterion for c in runs} == set(experiment.LONG_RUNS)
-    trained = [c for c in cells if c.arm in (*experiment.RIVALS, "depth", "inherited", "shuffled")]
-    assert {(c.lr, c.epochs) for c in trained} == {
-        (experiment.LEARNING_RATES["scratch"], experiment.EPOCHS)
-    }
+    return study.run(0, criterion), {"at": at}
 
 
-def test_differences_of_accuracy():
-    rows = [
-        long_run("fisher", (0.88, 0.86, 0.80)),
-        long_run("l1", (0.87, 0.80, 0.70)),
-        *(record("fisher_scratch", b, accuracy=a, macs=m)
-          for b, a, m in zip(experiment.BUDGETS, (0.87, 0.86, 0.84), (90, 60, 30), strict=True)),
-        *(record("bottleneck", b, accuracy=a, val=v)
-          for b, a, v in zip(experiment.BUDGETS, (0.87, 0.85, 0.83), (0, 0, 0.9), strict=True)),
-        *(record("width", b, accuracy=a, val=v, macs=m)
-          for b, a, v, m in zip(experiment.BUDGETS, (0.9, 0.9, 0.85), (0, 0, 0.8), (60, 40, 20),
-                                strict=True)),
-    ]  # fmt: skip
-    assert experiment.fisher_scratch_over_pruned(rows) == pytest.approx(0.04)
-    # the bottleneck net is the better one on validation, though not on test
-    assert experiment.best_reduced_over_pruned(rows) == pytest.approx(0.03)
-    assert experiment.fisher_over_l1(rows) == pytest.approx((0.01 + 0.06 + 0.10) / 3)
-    assert experiment.profile_over_uniform(rows) == pytest.approx((0 + 0.01 + 0.01) / 3)
-    assert experiment.fisher_macs_over_width(rows) == pytest.approx(1.5)
+def each(make, *accuracies, **more):
+    return [
+        (make(b), {"test_re": a, "test": 0.0} | {k: v[i] for k, v in more.items()})
+        for i, (b, a) in enumerate(zip(BUDGETS, accuracies, strict=True))
+    ]
+
+
+def test_the_budgets_are_among_the_marks_and_the_smallest_ends_the_run():
+    assert set(BUDGETS) <= set(cells.MARKS)
+    assert study.SMALLEST == min(BUDGETS) == min(cells.MARKS)
+
+
+def test_stops_count_with_statistics_re_estimated():
+    found = rows(run("fisher", 0.88, 0.86, 0.80), run("l1", 0.87, 0.80, 0.70),
+                 run("random", 0.87, 0.83, 0.76))  # fmt: skip
+    assert study.fisher_over_l1(found) == pytest.approx((0.01 + 0.06 + 0.10) / 3)
+    assert study.random_over_l1(found) == pytest.approx((0 + 0.03 + 0.06) / 3)
     with pytest.raises(MissingArm):
-        experiment.fisher_over_l1(rows[:1])
+        study.fisher_over_l1(rows(run("fisher", 0.88, 0.86, 0.80)))
+
+
+def test_settled_nets_are_those_after_so_many_epochs():
+    pairs = [(study.after(0, c, e), {"test_re": a}) for c, e, a in
+             (("fisher", 1.0, 0.83), ("fisher", 8.0, 0.86), ("random", 8.0, 0.85))]  # fmt: skip
+    equal = replace(study.shape(0), arm="scratch_equal", budget=0.25, settle=8.0)
+    found = rows(*pairs, run("fisher", 0.9, 0.9, 0.80), (equal, {"test_re": 0.87}))
+    assert study.one_epoch_gains(found) == pytest.approx(0.03)
+    assert study.fisher_over_random_full(found) == pytest.approx(0.01)
+    assert study.settled_over_equal(found) == pytest.approx(-0.01)
+    brief = [
+        pair
+        for c, values in (("fisher", (0.9, 0.8, 0.7)), ("l1", (0.9, 0.7, 0.5)))
+        for pair in each(lambda b, c=c: study.after(0, c, 1.0, b), *values)
+    ]
+    assert study.fisher_over_l1_settled(rows(*brief)) == pytest.approx((0 + 0.1 + 0.2) / 3)
+
+
+def test_rivals_are_compared_with_the_stop():
+    found = rows(
+        run("fisher", 0.88, 0.86, 0.80),
+        *each(lambda b: study.shape(0, b), 0.87, 0.86, 0.84),
+        *each(lambda b: study.by_hand("bottleneck", 0, b), 0.87, 0.85, 0.83, val_re=(0, 0, 0.9)),
+        *each(lambda b: study.by_hand("width", 0, b), 0.9, 0.9, 0.85, val_re=(0, 0, 0.8),
+              macs=(60, 40, 20)),
+    )  # fmt: skip
+    assert study.scratch_over_pruned(found) == pytest.approx(0.04)
+    # the bottleneck net is the better one on validation, though not on test
+    assert study.best_reduced_over_pruned(found) == pytest.approx(0.03)
+    assert study.profile_over_uniform(found) == pytest.approx((0 + 0.01 + 0.01) / 3)
+    assert study.fisher_macs_over_width(found) == pytest.approx(1.5)
 
 
 def test_the_claim_on_time_takes_the_shape_drawn_anew_and_the_large_batch():
@@ -92,135 +96,141 @@ def test_the_claim_on_time_takes_the_shape_drawn_anew_and_the_large_batch():
         for b, f in ((64, 1.0), (1, 0.7))
     }  # fmt: skip
     timed["1"]["rows"][1]["min_ms"] = 100.0
-    rows = [record("latency", 0.25, timed=timed)]
-    assert experiment.pruned_time_over_reduced(rows) == pytest.approx(1.5)
+    cell = replace(study.run(0, "fisher"), arm="latency", budget=0.25)
+    assert study.pruned_time_over_reduced(rows((cell, {"timed": timed}))) == pytest.approx(1.5)
 
 
-def test_the_rates_chosen_are_the_best_means():
-    rows = []
-    for arm, field, budget in (("dense", "dense_lr", 0.0), ("fisher", "pruned_lr", 0.0),
-                               ("l1", "pruned_lr", 0.0), ("width", "lr", 0.25)):  # fmt: skip
-        role = {"dense_lr": "dense", "pruned_lr": "pruned", "lr": "scratch"}[field]
-        for i, lr in enumerate(experiment.TRIED_RATES[role]):
-            cell = experiment._cell(arm, 900, budget, **{field: lr})
-            val = 0.9 - abs(i - 1) * 0.1 + (0.15 if (arm, i) == ("l1", 0) else 0)
-            rows.append(Record(SLUG, "tune", runner.plain(cell), 900, str(cell), "done",
-                               {"val": val}))  # fmt: skip
-    assert experiment.best_rates(rows) == {
-        "dense": experiment.TRIED_RATES["dense"][1],
-        "pruned": experiment.TRIED_RATES["pruned"][1],
-        "scratch": experiment.TRIED_RATES["scratch"][1],
-    }
+def test_a_run_at_another_pace_is_not_taken_for_the_studys():
+    slow = study.run(0, "fisher", interval=100)
+    found = rows(run("fisher", 0.9, 0.9, 0.8), (slow, {"at": {"0.25": {"test_re": 0.1}}}))
+    assert study.stop(found, "fisher") == 0.8
 
 
 @pytest.fixture
 def short(tmp_path, monkeypatch):
-    """A barely trained cell whose nets are cached in a folder of this test."""
+    """Cells of a barely trained net; what they keep lies in a folder of this test."""
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
-    cell = experiment._cell("fisher", 0, epochs=0.05, interval=1)
-    monkeypatch.setattr(experiment, "MARKS", (0.7, 0.6))
-    monkeypatch.setattr(experiment, "BUDGETS", (0.7, 0.6))
-    monkeypatch.setattr(experiment, "SMALLEST", 0.6)
-    few = experiment.load_task("resnet_small").data.val
+    monkeypatch.setattr(cells, "MARKS", (0.7, 0.6))
+    monkeypatch.setattr(cells, "BUDGETS", (0.7, 0.6))
+    few, real = cells.load_task("resnet_small").data.val, cells.task_of
 
     def task_of(cell):
         task = real(cell)
         return replace(task, data=replace(task.data, train=few, test=few))
 
-    real = experiment.task_of
-    monkeypatch.setattr(experiment, "task_of", task_of)
+    monkeypatch.setattr(cells, "task_of", task_of)
+
+    def cell(arm, budget=0.6, **more):
+        base = study.run(0, "fisher", epochs=0.05, interval=1, lr=0.05)
+        return replace(base, arm=arm, budget=budget, **more)
+
     return cell
 
 
-def test_a_long_run_passes_through_every_mark_once_and_others_start_from_it(short):
-    task = experiment.task_of(short)
-    numbers = experiment.run(short)
+def test_a_long_run_passes_through_every_mark_once(short):
+    cell = cells.run_of(short("pruned"))
+    task, numbers = cells.task_of(cell), measure(SLUG, cell, "d")
     graph, dense = shapes.dense_costs(task)
     costs = Costs(graph, "params")
     for mark, found in numbers["at"].items():
         kept = np.array(found["widths"])
-        assert found["parameters"] == costs(kept) <= float(mark) * dense["params"]
+        assert found["params"] == costs(kept) <= float(mark) * dense["params"]
         assert found["macs"] == Costs(graph, "macs")(kept)
         assert costs(np.minimum(kept + 1, costs.sizes)) > float(mark) * dense["params"]
         assert found["steps"] == int((costs.sizes - kept).sum()) + 1
-    assert numbers["accuracy"] == pytest.approx(
-        np.mean([a["accuracy"] for a in numbers["at"].values()])
+    assert numbers["test_re"] == pytest.approx(
+        np.mean([a["test_re"] for a in numbers["at"].values()])
     )
-    # the shape from scratch has the pruned net's sizes and weights of its own
-    cell = replace(short, arm="fisher_scratch", budget=0.6)
-    shape = experiment.rival(task, cell)
-    pruned, _ = experiment.fisher_net(task, cell, 0.6)
-    assert [p.shape for p in shape.parameters()] == [p.shape for p in pruned.parameters()]
-    inherited = experiment.rival(task, replace(cell, arm="inherited"))
-    for a, b, c in zip(pruned.parameters(), inherited.parameters(), shape.parameters(),
-                       strict=True):  # fmt: skip
+
+
+def test_statistics_re_estimated_are_those_of_the_small_net(short):
+    cell = cells.run_of(short("pruned"))
+    task, numbers = cells.task_of(cell), measure(SLUG, cell, "d")
+    net, _, _ = cells.found_net(Context(SLUG, short("settled"), "d"), task, 0.6)
+    assert evaluate(net, task.test, task)["accuracy"] == numbers["at"]["0.6"]["test"]
+    recalibrate(net, task.train)
+    assert evaluate(net, task.test, task)["accuracy"] == numbers["at"]["0.6"]["test_re"]
+
+
+def test_what_a_long_run_left_is_used_by_all_that_need_it(short, monkeypatch):
+    task = cells.task_of(short("settled"))
+    trained = {}
+
+    def fit(net, task, *args, **more):
+        if (first := next(iter(net.parameters()))) is not None:
+            trained[arm] = [p.clone() for p in net.parameters()], first
+        return type("H", (), {"steps": 0})
+
+    measure(SLUG, cells.run_of(short("pruned")), "d")
+    monkeypatch.setattr(cells, "fit", fit)
+    for arm in ("settled", "scratch"):
+        measure(SLUG, short(arm, settle=1.0), "d")
+    pruned, widths, steps = cells.found_net(Context(SLUG, short("settled"), "d"), task, 0.6)
+    settled, fresh = trained["settled"][0], trained["scratch"][0]
+    for a, b, c in zip(pruned.parameters(), settled, fresh, strict=True):
         assert torch.equal(a, b)
+        assert a.shape == c.shape
         assert a.ndim < 2 or not torch.equal(a, c)
+    graph, _ = shapes.dense_costs(task)
+    assert steps == sum(g.size for g in graph.groups) - sum(widths.values()) + 1
 
 
-def test_what_the_fisher_run_found_is_made_again_where_it_is_absent(short):
-    task = experiment.task_of(short)
-    again, recipe = experiment.fisher_net(task, short, 0.6)
-    net = dense_net(task, 0)
-    *_, (_, stop, small) = experiment.passed(net, task, short, (0.6,))
-    assert recipe == stop.recipe
-    for a, b in zip(again.parameters(), small.parameters(), strict=True):
-        assert torch.equal(a, b)
+def test_lengths_and_schedules_of_what_follows(short, monkeypatch):
+    """Equal: dense, pruned and settled steps in all. The dense net keeps pace with the run."""
+    task = cells.task_of(short("settled"))
+    measure(SLUG, cells.run_of(short("pruned")), "d")
+    _, _, run = cells.found_net(Context(SLUG, short("settled"), "d"), task, 0.6)
+    seen = []
+
+    def fit(net, task, recipe=None, *, generator):
+        recipe = recipe or task.training
+        seen.append((total_steps(task, recipe), recipe.schedule, recipe.lr))
+        return type("H", (), {"steps": seen[-1][0]})
+
+    dense_net(task, 0)
+    monkeypatch.setattr(cells, "fit", fit)
+    one = total_steps(task, replace(task.training, epochs=1.0))
+    dense = total_steps(task)
+    rate = short("pruned").pruned_lr
+    measure(SLUG, short("settled", settle=1.0), "d")
+    measure(SLUG, short("scratch"), "d")
+    measure(SLUG, short("scratch_equal", settle=1.0), "d")
+    measure(SLUG, short("dense_longer", settle=1.0), "d")
+    assert seen == [
+        (one, "cosine", 0.05),
+        (dense, "cosine", 0.05),
+        (dense + run + one, "cosine", 0.05),
+        (run, "constant", rate),
+        (one, "cosine", 0.05),
+    ]
 
 
-def test_the_dense_net_is_trained_on_as_long_and_as_it_was_pruned(short, monkeypatch):
-    task = experiment.task_of(short)
-    steps = experiment.run(short)["at"]["0.6"]["steps"]
-    seen = {}
-
-    def spy(net, task, recipe, *, generator):
-        seen.update(steps=total_steps(task, recipe), schedule=recipe.schedule, lr=recipe.lr)
-
-    monkeypatch.setattr(experiment, "fit", spy)
-    experiment.longer(task, replace(short, arm="dense_longer"))
-    assert seen == {"steps": steps, "schedule": "constant", "lr": short.pruned_lr}
-
-
-def test_rivals_have_at_most_the_budgets_parameters(short):
-    task = experiment.task_of(short)
+def test_nets_made_by_hand_have_at_most_the_budgets_parameters(short):
+    task = cells.task_of(short("width"))
     _, dense = shapes.dense_costs(task)
-    for arm in ("width", "bottleneck", "shuffled", "fisher_scratch"):
-        net = experiment.rival(task, replace(short, arm=arm, budget=0.6))
+    for arm in ("width", "bottleneck"):
+        net = cells.by_hand(task, short(arm), cells.seeded(0))
         share = sum(p.numel() for p in net.parameters()) / dense["params"]
         assert 0.5 < share <= 0.6, arm
-    shallow = experiment.rival(task, replace(short, arm="depth"))
-    assert len(shallow.stages) == 3
-    with pytest.raises(ValueError, match="no arm"):
-        experiment.rival(task, replace(short, arm="deeper"))
-
-
-def test_the_committed_study_covers_the_grid_and_every_claim_is_judged():
-    recorded = {r.key for r in study(SLUG)}
-    wanted = {runner.cell_key(SLUG, c) for c in experiment.grid("study")}
-    assert recorded == wanted
-    words = {v.claim.id: v for v in runner.verdicts(SLUG)}
-    assert len(words) == len(read_card(SLUG).claims)
-    assert all(v.interval is not None for v in words.values())
-    assert not any(v.changed for v in words.values())
-
-
-def test_the_rates_are_those_that_the_recorded_tries_chose():
-    assert experiment.best_rates(study(SLUG, "tune")) == experiment.LEARNING_RATES
+    assert len(cells.by_hand(task, short("depth"), cells.seeded(0)).stages) == 3
 
 
 def test_the_studys_shapes_hold_what_their_budgets_allow():
-    rows = study(SLUG)
-    for net, seeds in (("resnet", experiment.SEEDS), ("densenet", experiment.DENSENET_SEEDS)):
-        for seed in range(seeds):
-            own = [r for r in rows if r.seed == seed]
-            whole = experiment.pick(own, arm="dense", net=net)["parameters"]
-            fisher = experiment.pick(own, arm="fisher", net=net)["at"]
-            for r in own:
-                budget = r.config["budget"]
-                if r.config["net"] != net or not budget or r.config["arm"] == "latency":
-                    continue
-                assert r.numbers["parameters"] <= budget * whole
-                if r.config["arm"] in ("fisher_scratch", "inherited"):
-                    same = fisher[str(budget)]
-                    assert r.numbers["parameters"] == same["parameters"]
-                    assert r.numbers["macs"] == same["macs"]
+    for seed in range(study.SEEDS):
+        found = Rows([r for r in recorded(SLUG) if r.seed == seed], Cell, study.FREE)
+        whole = found.one(arm="dense")["params"]
+        for budget in BUDGETS:
+            shape = found.one(arm="scratch", criterion="fisher", budget=budget)
+            assert shape["params"] == study.stop(found, "fisher", budget, "params")
+            assert shape["params"] <= budget * whole
+            for arm in study.REDUCED:
+                assert found.one(arm=arm, budget=budget)["params"] <= budget * whole
+
+
+def test_equal_cost_is_equal_in_the_study():
+    for seed in range(study.SEEDS):
+        found = Rows([r for r in recorded(SLUG) if r.seed == seed], Cell, study.FREE)
+        last = {"criterion": "fisher", "budget": study.SMALLEST, "settle": cells.EPOCHS}
+        settled, equal = (found.one(arm=arm, **last) for arm in ("settled", "scratch_equal"))
+        run = study.stop(found, "fisher", of="steps")
+        assert equal["steps"] == 2 * settled["steps"] + run  # dense and settled are as long

@@ -131,7 +131,7 @@ def test_tuned_runs_are_chosen_on_validation_and_judged_on_test():
 
 def test_penalties_that_are_not_tuned_are_never_taken_for_the_most_accurate():
     assert all(s.get("lam", 0) <= study.TUNED_UP_TO for s in study.tuned(*MODELS, "MP"))
-    for c in study.grid("study"):
+    for c in study.GRIDS["study"]():
         tuned = c.family == "mlp" and c.lam <= study.TUNED_UP_TO
         assert bool(c.lr) == tuned, c
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -10,9 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import pytest
+from typer.testing import CliRunner
 
+from survey_lib import files
 from survey_lib.cards.card import read_card
+from survey_lib.cli import app
 from survey_lib.evidence.records import Record
 from survey_lib.experiments import runner
 from tests.experiments import fake_experiment
@@ -29,7 +34,7 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.setenv("SURVEY_RESULTS", str(tmp_path / "results"))
     monkeypatch.setitem(runner.EXPERIMENTS, "fake", MODULE)
     card = read_card("to_prune_or_not")
-    claim = replace(card.claims[0], id="value", statistic="value", profile="quick")
+    claim = replace(card.claims[0], id="value", statistic="value", profile="quick", unit="nats")
     card = replace(card, slug="fake", claims=(claim,), tolerance={"value": 0.1})
     monkeypatch.setattr(runner, "read_card", lambda slug: card)
 
@@ -118,6 +123,94 @@ def test_a_killed_run_is_resumed_without_losing_a_cell(fake, tmp_path):
     after = fake.runs()
     assert all(after[f"slow {seed}"] == before[f"slow {seed}"] for seed in finished)
     assert len(list(stored.glob("*.json"))) == len(made)
+
+
+@pytest.mark.parametrize("way", ["Ctrl-C", "kill -9"])
+def test_a_run_that_is_ended_takes_its_workers_with_it(way, fake, tmp_path):
+    script = textwrap.dedent(f"""
+        import dataclasses
+        from survey_lib.cli import app
+        from survey_lib.experiments import runner
+        from tests.experiments import fake_experiment as fake
+        if __name__ == "__main__":
+            runner.EXPERIMENTS["fake"] = "{MODULE}"
+            card = dataclasses.replace(runner.read_card("to_prune_or_not"), slug="fake", claims=())
+            runner.read_card = lambda slug: card
+            fake.CELLS = [fake.Cell("slow", i, {str(tmp_path)!r}) for i in range(500)]
+            app(["run", "fake", "--jobs", "2"])
+    """)
+    (tmp_path / "script.py").write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py")],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    stored = tmp_path / "build" / "records" / "fake"
+    _wait_until(lambda: len(list(stored.glob("*.json"))) >= 2)
+    if way == "Ctrl-C":  # which a terminal sends to all of them
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.kill()
+    _, said = process.communicate(timeout=60)
+    if way == "Ctrl-C":
+        assert process.returncode == 130
+        assert said.strip().splitlines()[-1] == "survey: stopped; what was finished is kept"
+    assert "Traceback" not in said
+    _wait_until(lambda: not _alive(process.pid))
+    for path in stored.glob("*.json"):
+        assert json.loads(path.read_text())["status"] == "done"
+
+
+def test_a_full_disk_ends_the_run_and_loses_no_stored_cell(fake, tmp_path, monkeypatch):
+    fake(*["slow"] * 5)
+    real, stored = files.write_atomic, []
+
+    def full(path, content):
+        if len(stored) == 2:
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content)
+        stored.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_atomic", full)
+        result = CliRunner().invoke(app, ["run", "fake", "--jobs", "2"])
+    assert result.exit_code == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("survey: No space left on device: ")
+    kept = {json.loads(p.read_text())["seed"] for p in stored}
+    assert len(kept) == 2
+    before = fake.runs()
+    assert [r.status for r in go()] == ["done"] * 5
+    assert all(fake.runs()[f"slow {seed}"] == before[f"slow {seed}"] for seed in kept)
+
+
+def test_a_failed_cell_is_told_in_one_line_with_the_place_of_its_traceback(fake):
+    fake("raise")
+    result = CliRunner().invoke(app, ["run", "fake", "--jobs", "1"])
+    assert result.exit_code == 1
+    (line,) = (x for x in result.stderr.splitlines() if x.startswith("failed: "))
+    assert "ValueError: this cell always fails; its traceback is in " in line
+    assert "Traceback" not in result.output
+    assert "Traceback" in Path(line.rpartition(" is in ")[2]).read_text()
+
+
+def _wait_until(happened):
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _alive(group):
+    """Processes of this group that run."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 def test_records_say_where_they_come_from(fake):

@@ -34,7 +34,7 @@ def pair(family, width, dense, pruned):
 
 
 def test_pruned_cells_keep_exactly_as_many_parameters_as_the_dense_net_they_match():
-    for cell in study.grid("quick"):
+    for cell in study.GRIDS["quick"]():
         if cell.match:
             total = cells.dense_parameters(cell.family, cell.width)
             target = cells.dense_parameters(cell.family, cell.match)

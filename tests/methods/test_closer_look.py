@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.costs import Costs
@@ -331,6 +332,70 @@ def test_a_shuffled_profile_fits_and_is_another_one(tiny_resnet):
     kept = np.array([other[g.name] for g in graph.groups])
     assert 0.9 * target < costs(kept) <= target
     assert other != widths
+
+
+def test_a_budget_that_is_hit_exactly_is_met(tiny_resnet):
+    net, graph = made(tiny_resnet)
+    costs, config = Costs(graph, "params"), method.Config("l1", interval=1)
+    run = method.long_run(copy.deepcopy(net), tiny_resnet, graph, config, None, seeded(0))
+    for n, stop in zip((0, 1, 2), run, strict=False):
+        budget = Budget("params", costs(stop.kept) / costs.dense)
+        done = method.compress(net, tiny_resnet, budget, config, tuning=None, generator=seeded(0))
+        assert len(done.trace["score"]) == n
+
+
+class TwoBranches(nn.Module):
+    """As torchvision's resnet50 begins: the first block has a shortcut that reads the stem too."""
+
+    def __init__(self, *, grouped: bool):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.a = nn.Conv2d(4, 8, 1)
+        self.b = nn.Conv2d(8, 8, 3, padding=1, groups=2 if grouped else 1)
+        self.c, self.down = nn.Conv2d(8, 6, 1), nn.Conv2d(4, 6, 1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = self.c(self.b(self.a(x).relu()).relu()) + self.down(x)
+        return self.head(y.relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_stem_that_two_branches_read_lies_in_no_block(grouped, tiny_task):
+    net = TwoBranches(grouped=grouped)
+    graph = method.inside_blocks(trace_groups(net, torch.zeros(2, 1, 6, 6)))
+    assert [g.name for g in graph.groups] == (["a"] if grouped else ["a", "b"])
+
+
+def test_a_training_that_diverges_is_told_whenever_it_does(tiny_resnet):
+    """On the way, after it, and in the very last step, which no loss follows."""
+    for epochs, interval in ((2.0, 1), (2.0, 100), (1 / 8, 1)):
+        net, _ = made(tiny_resnet)
+        tuning = Training(batch=32, epochs=epochs, lr=1e38, weight_decay=1e4)
+        with pytest.raises(FloatingPointError, match="lower the learning rate"):
+            method.compress(
+                net, tiny_resnet, Budget("params", 0.7), method.Config(interval=interval),
+                tuning=tuning, generator=seeded(0),
+            )  # fmt: skip
+
+
+def test_frozen_parameters_stay_and_channels_go_all_the_same(tiny_resnet):
+    net, _ = made(tiny_resnet)
+    for p in net.parameters():
+        p.requires_grad_(False)
+    budget, config = Budget("params", 0.7), method.Config(interval=1)
+    done = method.compress(net, tiny_resnet, budget, config, tuning=None, generator=seeded(0))
+    assert any(row["kept"] < row["channels"] for row in done.table)
+    tuning = Training(batch=32, epochs=1, lr=0.01)
+    with pytest.raises(ValueError, match="no parameter may move; unfreeze some"):
+        method.compress(net, tiny_resnet, budget, config, tuning=tuning, generator=seeded(0))
+    for p in net.classifier.parameters():
+        p.requires_grad_()
+    done = method.compress(net, tiny_resnet, budget, config, tuning=tuning, generator=seeded(0))
+    kept = done.recipe.get("stages.0.conv1", list(range(net.stages[0].conv1.out_channels)))
+    assert torch.equal(done.model.stages[0].conv1.weight, net.stages[0].conv1.weight[kept])
+    assert not torch.equal(done.model.classifier.weight, net.classifier.weight)
 
 
 @pytest.mark.parametrize("change", [{"criterion": "taylor"}, {"interval": 0}, {"beta": -1.0}])

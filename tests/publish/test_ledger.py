@@ -8,7 +8,7 @@ from survey_lib.cards.card import Withdrawn, read_card, slugs
 from survey_lib.evidence.intervals import Interval
 from survey_lib.evidence.verdicts import INCONCLUSIVE, NOT_REPRODUCED, REPRODUCED, Verdict
 from survey_lib.publish import disputes, ledger
-from survey_lib.show.markup import escape
+from survey_lib.show.markup import escape, safe
 
 from .test_overview import claim, parsed
 
@@ -117,7 +117,7 @@ def test_a_claim_is_linked_from_every_room(room, judged, address):
 def test_withdrawn_claims_are_told_and_not_counted(monkeypatch):
     old = Withdrawn("x", "Old <b>", "It was so.", INCONCLUSIVE, "+0.1 points", "Too easy a task.")
     card = dataclasses.replace(read_card("thinet"), withdrawn=(old,))
-    monkeypatch.setattr(ledger, "read_card", lambda slug: card)
+    monkeypatch.setattr(ledger, "paper", lambda slug: safe(card))
     page = ledger.ledger_page({"thinet": [on("thinet/rescaling-helps")]}, {})
     assert "**1 claim of the papers: 1 reproduced.**" in page
     assert "1 claim was judged before and replaced" in page

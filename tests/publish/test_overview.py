@@ -209,7 +209,7 @@ def test_scripts_in_a_card_are_shown_as_words(evil):
     assert page.count("&lt;script&gt;") >= 16
     assert page.startswith("# Title &lt;script&gt;")
     assert r"\*stars\* and \$dollars\$" in page.splitlines()[0]
-    assert "with *emphasis*." in page
+    assert "with <em>emphasis</em>." in page
 
 
 def test_an_address_that_runs_code_becomes_no_link():

@@ -367,7 +367,7 @@ def test_what_is_missing_shrinks_as_the_chapter_grows(tree, survey):
     method.write_text(method.read_text().replace("DRAFT = True", "STEPS = 3"))
     card = tree / "survey_lib/cards/tiny.md"
     grown = card.read_text("utf-8").replace("They cut", "Its authors cut")
-    card.write_text(grown.replace("doi: ''", "doi: 10.1/2"), "utf-8")
+    card.write_text(grown.replace("doi: ''", "doi: 10.1000/2"), "utf-8")
     study = tree / "results/study/tiny.jsonl"
     study.parent.mkdir(parents=True)
     study.write_text("")

@@ -1,18 +1,18 @@
 import pytest
 
 from survey_lib.evidence.records import Record
-from survey_lib.experiments import llm_int8 as experiment
-from survey_lib.experiments import runner
+from survey_lib.experiments.context import measure, plain
+from survey_lib.experiments.llm_int8 import cells
 from survey_lib.show import page
 from survey_lib.show.explorers import llm_int8 as explorers
 
 
 @pytest.fixture(scope="module")
 def recorded():
-    cell = experiment.Cell("explore", 0)
-    numbers = experiment.run(cell)
+    cell = cells.Cell("explore", 0)
+    numbers = measure("llm_int8", cell, "digest")
     other = Record("llm_int8", "study", {"arm": "bytes"}, 0, "b", "done", {"int8": 1})
-    return [Record("llm_int8", "study", runner.plain(cell), 0, "x", "done", numbers), other]
+    return [Record("llm_int8", "study", plain(cell), 0, "x", "done", numbers), other]
 
 
 def test_the_page_holds_every_recorded_setting(recorded):
@@ -27,10 +27,24 @@ def test_the_page_holds_every_recorded_setting(recorded):
         assert list(row.value) == setting["value"]
         assert list(row.rounded) == setting["rounded"]
         assert row.error == setting["error"]
+        assert row.zeros == sum(v == 0 for v in setting["rounded"])
+
+
+def test_it_opens_on_a_staircase_and_says_how_many_values_are_zero(recorded):
+    """Not most of them."""
+    drawn = explorers.explorer(recorded)
+    (opening,) = [
+        s for s in recorded[0].numbers["settings"]
+        if (s["scale"], s["kind"], s["alpha"]) == (64, cells.VECTOR, 6.0)
+    ]  # fmt: skip
+    assert 4 < opening["levels"] < 10
+    assert opening["zeros"] < cells.SHOWN / 2
+    assert f"{opening['levels']} steps" in drawn.caption
+    assert f"{opening['zeros']} of {cells.SHOWN} values are zero" in drawn.caption
 
 
 def test_every_method_of_the_explorer_is_a_row_of_the_table():
-    assert tuple(explorers.WORDS) == experiment.EXPLORED_KINDS
+    assert tuple(explorers.WORDS) == cells.EXPLORED_KINDS
 
 
 def test_live_it_computes_what_is_recorded(recorded, tmp_path, monkeypatch):
@@ -38,7 +52,7 @@ def test_live_it_computes_what_is_recorded(recorded, tmp_path, monkeypatch):
     page.begin("llm_int8", "smoke")
     (setting,) = [
         s for s in recorded[0].numbers["settings"]
-        if (s["scale"], s["kind"], s["alpha"]) == (32, experiment.LLM, 12.0)
+        if (s["scale"], s["kind"], s["alpha"]) == (32, cells.LLM, 12.0)
     ]  # fmt: skip
     figure = explorers.multiply(32, "LLM.int8()", 12.0)
     assert f"off by {setting['error']:.2%}" in figure.caption

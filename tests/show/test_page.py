@@ -52,6 +52,19 @@ def test_the_first_tested_claims_are_large_and_the_others_stand_in_a_row(opened,
     assert "nats" not in row
 
 
+def test_many_more_claims_stand_behind_a_line_that_counts_them(opened, card):
+    found = [0.2] * 5 + [-0.2] * 3
+    made = [verdict([v] * 5, ident=f"c{i}") for i, v in enumerate(found)]
+    few = page.card_panel(made, card=card).html
+    assert '<details class="survey-rest"' not in few  # five beside the three large ones
+    made += [verdict([], ident=f"n{i}", not_tested="too large") for i in range(2)]
+    many = page.card_panel(made, card=card).html
+    rest = many.split('<details class="survey-rest">')[1]
+    line = re.sub("<[^>]+>", "", rest.split("</summary>")[0])
+    assert line == "7 more claims: ✓ 2 reproduced, ✗ 3 not reproduced, – 2 not tested here"
+    assert rest.split("</details>")[0].count("<li>") == 7
+
+
 def test_large_claims_are_the_cards_first_three_whatever_came_out():
     made = [verdict([], ident="x", not_tested="too large")] + [
         verdict([v, v, v, v, v], ident=f"c{i}", unit="share of images", kind=kind)

@@ -32,6 +32,15 @@ def test_a_row_says_all_there_is_to_say(opened):
     assert [(int(s), float(v)) for s, v in seeds] == list(enumerate(GOOD))
 
 
+def test_replicates_that_are_no_seeds_are_called_what_they_are(opened):
+    shown = verdict(GOOD)
+    html = verdict_table([shown], replicates={shown.claim.id: "draws"}, over="draws of a net").html
+    assert "5 draws" in html
+    assert "each draw<" in html
+    assert "Student’s t over draws of a net." in html
+    assert "seed" not in html.replace('class="seeds"', "")
+
+
 def test_too_few_seeds_say_what_would_decide(opened):
     html = row(verdict_table([verdict(GOOD[:3])]).html, "small-is-fine")
     assert "≈</span> inconclusive" in html

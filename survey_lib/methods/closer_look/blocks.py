@@ -7,7 +7,7 @@ from torch import Tensor
 
 from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.costs import Costs
-from survey_lib.mechanics.groups import ChannelGraph
+from survey_lib.mechanics.groups import ChannelGraph, internal_groups
 from survey_lib.mechanics.selection import check_reach
 from survey_lib.mechanics.surgery import Recipe
 
@@ -40,9 +40,12 @@ class Stop:
 
 
 def inside_blocks(graph: ChannelGraph) -> ChannelGraph:
-    """The same graph with only the channels that no residual sum or concatenation shares."""
-    shared = {"residual", "concatenated"}
-    return replace(graph, groups=tuple(g for g in graph.prunable if not shared & set(g.kinds)))
+    """The same graph with only the channels inside a block, as :func:`internal_groups` knows them.
+
+    No residual sum and no concatenation shares them, and one branch alone reads them: a stem before
+    a first block with a shortcut of its own is none.
+    """
+    return replace(graph, groups=internal_groups(graph))
 
 
 def reach(graph: ChannelGraph, budget: Budget, config: object) -> Costs:

@@ -142,7 +142,7 @@ def one_by_one(
         due: units gone → steps made before the next goes; by default d for each.
     """
     device = next(model.parameters()).device
-    groups = [g.name for g in shrinking(graph, config)]
+    groups = [g.name for g in shrinking(graph, config.coupled)]
     index = {g.name: i for i, g in enumerate(graph.groups)}
     masks = {g.name: torch.ones(g.size, device=device) for g in graph.prunable}
     kept = np.array([g.size for g in graph.groups])
@@ -192,7 +192,7 @@ def reach(graph: ChannelGraph, budget: Budget, config: Config) -> Costs:
     Raises:
         BudgetNotMet: that is still too much.
     """
-    return check_reach(graph, budget, least(graph, config), "group_fisher")
+    return check_reach(graph, budget, least(graph, config.coupled), "group_fisher")
 
 
 def compress(
@@ -228,7 +228,7 @@ def compress(
     due, meanwhile = None, None
     if tuning:
         steps = total_steps(task, tuning)
-        most = max(1, most_removals(costs, least(graph, config), target))
+        most = max(1, most_removals(costs, least(graph, config.coupled), target))
         due = pace(max(1, round(config.path * steps)), most, config.d)
         meanwhile = replace(tuning, lr=config.rate * tuning.lr)
     recipe: Recipe = {}

@@ -1,7 +1,6 @@
 """Which units may go, and what is known of each step of the path."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -27,21 +26,12 @@ class Removal:
     """Examples in them."""
 
 
-class Scope(Protocol):
-    """What a config says about the groups that may shrink."""
-
-    @property
-    def coupled(self) -> bool:
-        """Whether groups that a sum ties together may shrink too."""
-        ...
+def shrinking(graph: ChannelGraph, coupled: bool) -> tuple[ChannelGroup, ...]:
+    """The groups whose units may go: all, or those that no sum or concatenation ties together."""
+    return graph.prunable if coupled else internal_groups(graph)
 
 
-def shrinking(graph: ChannelGraph, config: Scope) -> tuple[ChannelGroup, ...]:
-    """The groups whose units may go."""
-    return graph.prunable if config.coupled else internal_groups(graph)
-
-
-def least(graph: ChannelGraph, config: Scope) -> np.ndarray:
+def least(graph: ChannelGraph, coupled: bool) -> np.ndarray:
     """(groups,) units that have to stay."""
-    shrink = {g.name for g in shrinking(graph, config)}
+    shrink = {g.name for g in shrinking(graph, coupled)}
     return np.array([1 if g.name in shrink else g.size for g in graph.groups])

@@ -7,8 +7,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from survey_lib.evidence.protocol import by_cell as by_cells
 from survey_lib.evidence.records import Record
-from survey_lib.experiments import group_fisher as experiment
+from survey_lib.experiments.group_fisher import cells, study
 from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.show import style
@@ -29,16 +30,16 @@ PLACES = {
 """Group of the residual net → its name for readers, in the order of the forward pass."""
 
 
-def cell(coupled: str, saving: str, alpha: float) -> experiment.Cell:
+def cell(coupled: str, saving: str, alpha: float) -> cells.Cell:
     """The cell of the study that has these settings."""
     per = SAVING[saving] if alpha else ""
     wanted = (per, alpha or 1.0, COUPLED[coupled])
-    return next(c for c in experiment.explored() if (c.per, c.alpha, c.coupled) == wanted)
+    return next(c for c in study.explored() if (c.per, c.alpha, c.coupled) == wanted)
 
 
 def dense_costs() -> tuple[dict[str, int], dict[str, int]]:
     """Cost by metric, and units by group, of the dense residual net."""
-    task = experiment.task_of(experiment.Cell("dense", 0))
+    task = cells.task_of(cells.Cell("dense", 0))
     graph = trace_groups(task.build(seeded(0)), task.example(1))
     costs = {k: Costs(graph, k).dense for k in ("macs", "activations", "params")}
     return costs, {g.name: g.size for g in graph.prunable}
@@ -47,15 +48,12 @@ def dense_costs() -> tuple[dict[str, int], dict[str, int]]:
 def grid(recorded: Sequence[Record]) -> pd.DataFrame:
     """Points of the recorded paths of dense net 0, one row each."""
     costs, sizes = dense_costs()
-    by_key = {tuple(r.config[k] for k in ("net", "arm", "seed", "per", "alpha", "coupled", "tune")):
-              r.numbers for r in recorded if r.config["arm"] == "path"}  # fmt: skip
+    by_cell = {c: n for c, n in by_cells(recorded, cells.Cell).items() if c.arm == "path"}
     rows = []
     for coupled in COUPLED:
         for saving in SAVING:
-            for alpha in experiment.ALPHAS:
-                c = cell(coupled, saving, alpha)
-                key = (c.net, "path", 0, c.per, c.alpha, c.coupled, c.tune)
-                for point in by_key[key]["path"]:
+            for alpha in study.ALPHAS:
+                for point in by_cell[cell(coupled, saving, alpha)]["path"]:
                     rows.append(
                         {
                             "coupled": coupled,
@@ -124,12 +122,12 @@ def walk(
     coupled: str, saving: str, alpha: float, mark: float, progress: Callable[..., None]
 ) -> Figure:
     """Prune dense net 0 here and now with these settings, and draw what is left."""
-    c = replace(cell(coupled, saving, alpha), tune=False, to=mark)
-    task = experiment.task_of(c)
-    progress(0, 2, "the dense net: trained once, then read …")
+    c = replace(cell(coupled, saving, alpha), lr=0.0, to=mark)
+    task = cells.task_of(c)
+    progress(0, 2, "the dense net …")
     dense = dense_net(task, c.seed)
-    progress(1, 2, f"pruning, one unit every {c.d} training steps …")
-    numbers = experiment.along_the_path(dense, task, c, seeded(c.seed, 1))
+    progress(1, 2, "pruning, one unit after every training step …")
+    numbers = cells.along_the_path(dense, task, c, seeded(c.seed, 1))
     progress(2, 2, "done")
     point: dict[str, Any] = numbers["path"][-1]
     costs, sizes = dense_costs()
@@ -165,12 +163,18 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
                 tuple(SAVING),
                 next(iter(SAVING)),
                 kind="select",
-                idle="With α = 0 scores are divided by nothing, whatever Δ counts.",
+                idle="With α = 0 nothing divides the scores; "
+                "early on the same units go, whatever does.",
             ),
-            Control("alpha", "Exponent α", experiment.ALPHAS, 1.0, format="{:.1f}".format),
             Control(
-                "mark", "MACs left", experiment.MARKS, experiment.QUARTER, format="{:.0%}".format
+                "alpha",
+                "Exponent α",
+                study.ALPHAS,
+                1.0,
+                format="{:.1f}".format,
+                idle="Early on the same units go, whatever divides their scores.",
             ),
+            Control("mark", "MACs left", cells.MARKS, cells.QUARTER, format="{:.0%}".format),
         ],
         grid=grid(recorded),
         chart=chart,

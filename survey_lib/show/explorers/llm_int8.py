@@ -6,22 +6,22 @@ import altair as alt
 import pandas as pd
 
 from survey_lib.evidence.records import Record
-from survey_lib.experiments import llm_int8 as experiment
+from survey_lib.experiments.llm_int8 import cells
 from survey_lib.show import style
 from survey_lib.show.explorer import Control, Explorer, by_method, told
 from survey_lib.show.figure import Figure, figure, panels
 
 WORDS = {
-    experiment.ABSMAX: "absmax, one scale",
-    experiment.ZEROPOINT: "zeropoint, one scale",
-    experiment.ROW: "row-wise",
-    experiment.VECTOR: "vector-wise",
-    experiment.LLM: "LLM.int8()",
+    cells.ABSMAX: "absmax, one scale",
+    cells.ZEROPOINT: "zeropoint, one scale",
+    cells.ROW: "row-wise",
+    cells.VECTOR: "vector-wise",
+    cells.LLM: "LLM.int8()",
 }
 """Row of the table → what a reader chooses."""
-COLOURS = {WORDS[experiment.ABSMAX]: "oneshot", WORDS[experiment.ZEROPOINT]: "oneshot"}
-COLOURS |= {WORDS[experiment.ROW]: "magnitude", WORDS[experiment.VECTOR]: "magnitude"}
-COLOURS |= {WORDS[experiment.LLM]: "int8"}
+COLOURS = {WORDS[cells.ABSMAX]: "oneshot", WORDS[cells.ZEROPOINT]: "oneshot"}
+COLOURS |= {WORDS[cells.ROW]: "magnitude", WORDS[cells.VECTOR]: "magnitude"}
+COLOURS |= {WORDS[cells.LLM]: "int8"}
 """What a reader chooses → series of the style, as in the chapter's figures."""
 
 
@@ -49,13 +49,16 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     points = values.mark_point(filled=True, size=45, opacity=0.8).encode(x=x, y=y, color=colour)
     levels = here.mark_text(align="left", fontWeight="bold", dx=6, dy=12).encode(
         x=alt.datum(-2, type="quantitative"), y=alt.datum(2, type="quantitative"), text="words:N"
-    ).transform_calculate(words="datum.levels + ' different values left'")  # fmt: skip
+    ).transform_calculate(
+        words="datum.levels + ' values left, ' + datum.zeros + ' of "
+        f"{cells.SHOWN} are zero'"
+    )  # fmt: skip
 
     size = alt.X(
         "scale:Q",
         title="planted outliers are multiplied by",
         scale=alt.Scale(type="log", base=2, domain=[1, 64], nice=False),
-        axis=alt.Axis(values=list(experiment.SCALES), format="d"),
+        axis=alt.Axis(values=list(cells.EXPLORED_SCALES), format="d"),
     )
 
     def along(value: str, title: str, scale: alt.Scale) -> alt.LayerChart | alt.FacetChart:
@@ -88,8 +91,8 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
 def multiply(scale: int, kind: str, alpha: float) -> Figure:
     """Plant, quantize and multiply here and now, and draw what came out."""
     row = next(k for k, words in WORDS.items() if words == kind)
-    X, W = experiment.explored_product(scale)
-    found = experiment.explored_setting(X, W, row, alpha, experiment.explored_token())
+    X, W = cells.explored_product(scale)
+    found = cells.explored_setting(X, W, row, alpha, cells.explored_token())
     fig, (left, right) = panels(2, height=3.2, sharey=False)
     look = style.series("int8").light
     left.plot([-2, 2], [-2, 2], color=style.INK, linestyle="--", linewidth=1)
@@ -102,7 +105,7 @@ def multiply(scale: int, kind: str, alpha: float) -> Figure:
     words = (
         f"the product is off by {found['error']:.2%}; {found['outliers']} of {X.shape[1]} features "
         f"are multiplied in 16 bits; {found['levels']} different values are left of "
-        f"{len(set(found['value']))}"
+        f"{len(set(found['value']))}, and {found['zeros']} of {cells.SHOWN} are zero"
     )
     return figure(
         fig,
@@ -115,26 +118,34 @@ def multiply(scale: int, kind: str, alpha: float) -> Figure:
 
 def explorer(recorded: Sequence[Record]) -> Explorer:
     """The explorer over the recorded settings; live it multiplies for real."""
+    rows, features = grid(recorded), cells.Cell("explore", 0).features
+    opening = {"kind": WORDS[cells.VECTOR], "scale": max(cells.EXPLORED_SCALES), "alpha": 6.0}
+    first, fewer = (
+        rows[(rows[list(o)] == pd.Series(o)).all(axis=1)].iloc[0]
+        for o in (opening, opening | {"scale": 16})
+    )
     return Explorer(
         "outliers",
         controls=[
-            Control("kind", "Multiply", tuple(WORDS.values()), WORDS[experiment.VECTOR],
+            Control("kind", "Multiply", tuple(WORDS.values()), opening["kind"],
                     kind="select"),
-            Control("scale", "Outliers ×", experiment.SCALES, max(experiment.SCALES)),
-            Control("alpha", "α", experiment.ALPHAS, 6.0, format="{:g}".format,
+            Control("scale", "Outliers ×", cells.EXPLORED_SCALES, opening["scale"]),
+            Control("alpha", "α", cells.ALPHAS, opening["alpha"], format="{:g}".format,
                     idle="Only LLM.int8() has a threshold."),
         ],
-        grid=grid(recorded),
+        grid=rows,
         chart=chart,
         live=multiply,
         title="Who pays for the outliers?",
         alt="Three charts: ordinary values of one token before and after the grid, on a staircase; "
         "the error of the product and the share of features in 16 bits against the size of the "
         "planted outliers.",
-        caption="Outliers this large leave ordinary values a few stairs. Choose LLM.int8(): the "
-        "outliers leave, and the stairs are fine again, as long as the outliers reach α. Or let "
-        "them shrink under the vector-wise grid. One linear layer of the shipped character "
-        f"model, {experiment.FEATURES} planted features of 128.",
+        caption="The staircase is what outliers this large leave of ordinary values: "
+        f"{first['levels']} steps under a scale for each row and column, and {first['zeros']} of "
+        f"{cells.SHOWN} values are zero. Choose LLM.int8(): the outliers leave, and the stairs are "
+        "fine again, as long as the outliers reach α. Or let them shrink under the vector-wise "
+        f"grid: at sixteen times, about the paper's size, there are {fewer['levels']}. One linear "
+        f"layer of the shipped character model, {features} planted features of 128.",
         table_columns={
             "kind": "method",
             "scale": "outliers ×",
@@ -142,5 +153,6 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
             "error": "error",
             "in_16_bit": "in 16 bits",
             "levels": "values left",
+            "zeros": "zeros",
         },
     )  # fmt: skip

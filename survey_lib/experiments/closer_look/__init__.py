@@ -1,0 +1,1 @@
+"""A closer look: what is measured (cells) and what is asked (study)."""

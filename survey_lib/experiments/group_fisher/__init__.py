@@ -1,0 +1,1 @@
+"""Group Fisher pruning: what is measured (cells) and what is asked (study)."""

@@ -1,0 +1,1 @@
+"""LLM.int8(): what is measured (cells) and what is asked (study)."""
