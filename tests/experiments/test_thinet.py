@@ -247,6 +247,28 @@ def test_the_head_is_averaging_and_the_shape_thinets(cache):
     assert scratch["steps"] == cut["steps"] + 2
 
 
+@pytest.mark.parametrize("arm", ["scratch", "longer", "head"])
+def test_what_is_trained_is_measured_after_its_training(cache, monkeypatch, arm):
+    """The net that is measured is the net that the last training left."""
+    trained, seen = [], []
+    fit, standard = cells.fit, cells.standard
+
+    def noted(model, *args, **more):
+        history = fit(model, *args, **more)
+        trained.append([p.clone() for p in model.parameters()])
+        return history
+
+    def looked(model, task):
+        seen.append([p.clone() for p in model.parameters()])
+        return standard(model, task)
+
+    for module in (cells, method):
+        monkeypatch.setattr(module, "fit", noted)
+    monkeypatch.setattr(cells, "standard", looked)
+    measure(SLUG, Cell(arm, 0, r=1.0 if arm == "longer" else 0.5, lr=0.05, **SHORT), "digest")
+    assert all(torch.equal(a, b) for a, b in zip(trained[-1], seen[-1], strict=True))
+
+
 def test_greedy_over_best_on_the_trap_and_on_nothing():
     trap = np.array([[1, -1, 0.5], [1, -1, 0], [1, -1, 0]])
     assert layers.greedy_over_best(trap.T @ trap, 2) > 1e9  # 2.25 over nothing

@@ -143,7 +143,8 @@ def scratch(context: Context) -> dict[str, Any]:
     small = from_scratch(task, keep, generator=generator, spread="own")
     whole = total_steps(task) + total_steps(task, tuning_of(task, cell)[0])
     recipe = for_steps(task, replace(task.training, lr=cell.lr), whole)
-    return standard(small, task) | {"steps": fit(small, task, recipe, generator=generator).steps}
+    history = fit(small, task, recipe, generator=generator)
+    return standard(small, task) | {"steps": history.steps}
 
 
 def cut(context: Context) -> dict[str, Any]:
