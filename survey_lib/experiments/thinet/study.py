@@ -25,16 +25,16 @@ RATES = {
     "thinet": 0.1,
     "weight_sum": 0.05,
     "random": 0.05,
-    "scratch": 0.2,
+    "scratch": 0.1,
     "head": 0.4,
 }
 """The best mean on validation of those tried (``survey run thinet --profile tune``)."""
 TRIED = {
     "dense": (0.1, 0.2, 0.4),
-    "thinet": (0.05, 0.1, 0.2),
-    "weight_sum": (0.025, 0.05, 0.1),
-    "random": (0.025, 0.05, 0.1),
-    "scratch": (0.1, 0.2, 0.4),
+    "thinet": (0.025, 0.05, 0.1, 0.2),
+    "weight_sum": (0.013, 0.025, 0.05, 0.1),
+    "random": (0.013, 0.025, 0.05, 0.1),
+    "scratch": (0.05, 0.1, 0.2, 0.4),
     "head": (0.2, 0.4, 0.8),
 }
 REPLICATES = (900, 901, 902)
