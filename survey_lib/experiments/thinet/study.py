@@ -157,11 +157,7 @@ GRIDS: dict[str, Callable[[], list[Cell]]] = {
     "full": list,
     "tune": lambda: tune_grid(ROLES, REPLICATES),
 }
-
-
-def grid(profile: str) -> list[Cell]:
-    """The cells of a profile; every quick cell is one of the study's."""
-    return GRIDS[profile]()
+"""Profile → its cells; every quick cell is one of the study's."""
 
 
 # ---- what is asked: rows of one replicate → a number
