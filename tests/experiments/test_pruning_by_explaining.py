@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from survey_lib.evidence.protocol import MissingArm, Rows
+from survey_lib.evidence.reading import study as recorded
 from survey_lib.evidence.records import Record
-from survey_lib.evidence.records import study as recorded
 from survey_lib.experiments.context import Context
 from survey_lib.experiments.pruning_by_explaining import cells, study
 from survey_lib.experiments.pruning_by_explaining.cells import Cell

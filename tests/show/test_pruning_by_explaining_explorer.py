@@ -1,7 +1,7 @@
 import pytest
 
+from survey_lib.evidence.reading import study as recorded_study
 from survey_lib.evidence.records import Record
-from survey_lib.evidence.records import study as recorded_study
 from survey_lib.experiments.pruning_by_explaining import cells, study
 from survey_lib.experiments.pruning_by_explaining.cells import Cell
 from survey_lib.show.explorers import pruning_by_explaining as chapter
