@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from survey_lib.evidence.protocol import MissingArm, Rows
+from survey_lib.evidence.reading import study as recorded
 from survey_lib.evidence.records import Record
-from survey_lib.evidence.records import study as recorded
 from survey_lib.experiments.context import measure
 from survey_lib.experiments.thinet import cells, layers, study
 from survey_lib.experiments.thinet.cells import Cell
