@@ -148,7 +148,7 @@ def test_a_statistic_misses_an_arm_by_name():
 
 
 def test_dense_nets_are_trained_before_the_cells_that_need_them():
-    cells_of_study = study.grid("study")
+    cells_of_study = study.GRIDS["study"]()
     alone = {"dense", "scratch"}
     first = next(i for i, c in enumerate(cells_of_study) if c.arm not in alone)
     assert not any(c.arm in alone for c in cells_of_study[first:])
