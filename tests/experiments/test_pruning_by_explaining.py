@@ -1,6 +1,6 @@
 """What is particular to this experiment; the contract of all is in test_contract.py."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -20,6 +20,10 @@ SLUG = "pruning_by_explaining"
 
 
 def rows(*pairs):
+    """Records of these cells and, of a net's, of all its draws alike."""
+    pairs = [
+        (replace(c, draw=draw), n) for c, n in pairs for draw in range(study.DRAWS.get(c.family, 1))
+    ]
     records = [Record(SLUG, "study", asdict(c), c.seed, "k", "done", n) for c, n in pairs]
     return Rows(records, Cell, ())
 
@@ -94,10 +98,25 @@ def test_each_replicate_draws_three_classes_and_all_criteria_see_the_same_images
     drawn = {tuple(cells.classes_of(s)) for s in range(20)}
     assert all(len(set(three)) == 3 and max(three) < 10 for three in drawn)
     assert len(drawn) > 10
-    task = cells.task_of("resnet", 0)
+    task = cells.task_of(cells.Cell("lrp", 0))
     a, b = (cells.few_images(task, Cell(arm, 0)) for arm in ("lrp", "weight"))
     assert torch.equal(a.x, b.x)
     assert a.y.bincount().tolist() == [10, 10, 10]
+
+
+def test_each_draw_has_its_own_classes_and_a_replicate_is_the_mean_over_them():
+    drawn = {tuple(cells.classes_of(s, d)) for s in range(5) for d in range(4)}
+    assert len(drawn) > 10
+    made = [
+        Record(SLUG, "study", asdict(Cell(arm, 0, draw=d)), 0, f"{arm} {d}", "done",
+               {"test_at": [0, *[lead * (d + 1)] * 6], "few_at": [0, *[0.0] * 6]})
+        for d in range(study.DRAWS["resnet"])
+        for arm, lead in (("lrp", 0.2), ("taylor", 0.1))
+    ]  # fmt: skip
+    assert study.STATISTICS["over_taylor"](made) == pytest.approx(0.25)
+    assert study.STATISTICS["repaired"](made) == pytest.approx(-0.25)
+    with pytest.raises(MissingArm):
+        study.STATISTICS["over_taylor"](made[:-1])
 
 
 def test_a_net_of_three_classes_gives_the_logits_that_it_gave():

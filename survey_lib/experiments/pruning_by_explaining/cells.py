@@ -74,6 +74,8 @@ class Cell:
     """Of a toy net."""
     lr: float = 0.0
     """Peak rate of the tuning after each round; 0: none."""
+    draw: int = 0
+    """Which three classes, and which images of them."""
 
 
 def config_of(cell: Cell) -> method.Config:
@@ -84,26 +86,26 @@ def config_of(cell: Cell) -> method.Config:
 # ---- three classes of ten, a few images
 
 
-def classes_of(seed: int) -> list[int]:
+def classes_of(seed: int, draw: int = 0) -> list[int]:
     """The replicate's three classes, drawn."""
-    return sorted(torch.randperm(10, generator=seeded(seed, 3))[:CLASSES].tolist())
+    return sorted(torch.randperm(10, generator=seeded(seed, 3 + 100 * draw))[:CLASSES].tolist())
 
 
-def task_of(family: str, seed: int) -> Task:
-    """The model on the replicate's three classes."""
-    model, options = NETS[family]
-    return load_task(model, classes=classes_of(seed), **options)
+def task_of(cell: Cell) -> Task:
+    """The model on the cell's three classes."""
+    model, options = NETS[cell.family]
+    return load_task(model, classes=classes_of(cell.seed, cell.draw), **options)
 
 
 def few_images(task: Task, cell: Cell) -> Split:
     """The reference images: the same for every criterion of a replicate."""
-    return method.reference(task, cell.images, seeded(cell.seed, 4))
+    return method.reference(task, cell.images, seeded(cell.seed, 4 + 100 * cell.draw))
 
 
 def start_net(cell: Cell) -> tuple[nn.Module, Task, Split]:
     """The net to be pruned, which gives the three classes' logits; its task; the few images."""
     model, options = NETS[cell.family]
-    task, three = task_of(cell.family, cell.seed), classes_of(cell.seed)
+    task, three = task_of(cell), classes_of(cell.seed, cell.draw)
     few = few_images(task, cell)
     if cell.family == "new":
         others = [c for c in range(10) if c not in three]
@@ -171,7 +173,7 @@ def measured_images(context: Context) -> dict[str, Any]:
         numbers["test_at"].append(evaluate(stop.net, task.test, task)["accuracy"])
         numbers["few_at"].append(evaluate(again(stop.net, few), task.test, task)["accuracy"])
         numbers["kept"].append({name: len(units) for name, units in stop.recipe.items()})
-        if cell.seed == 0 and cell.family == PICTURED:
+        if (cell.seed, cell.draw, cell.family) == (0, 0, PICTURED):
             pictures.append(picture(stop.net, task))
     numbers |= standard(stop.net, task)
     return numbers | ({"pictures": pictures} if pictures else {})

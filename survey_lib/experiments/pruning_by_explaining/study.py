@@ -5,21 +5,24 @@ from dataclasses import replace
 from typing import Any
 
 from survey_lib.evidence.protocol import Role, Rows, mean, statistics, tune_grid
-from survey_lib.experiments.pruning_by_explaining.cells import NETS, TOY_WIDTH, Cell
+from survey_lib.experiments.pruning_by_explaining.cells import TOY_WIDTH, Cell
 from survey_lib.tasks.toys import NAMES
 
 RIVALS = ("weight", "gradient", "taylor", "taylor_each", "fisher", "random")
 CRITERIA = ("lrp", *RIVALS)
 PAPERS = ("lrp", "weight", "gradient", "taylor")
 """The four that the paper compares."""
-SEEDS = 10
-WIDE_SEEDS = 3
-"""Of the toy net at the paper's width."""
+SEEDS, TOY_SEEDS, WIDE_SEEDS = 12, 40, 3
+"""Replicates of images, of the moons and circles, of the toy net at the paper's width."""
+DRAWS = {"resnet": 4, "cnn": 4, "new": 1}
+"""Draws of three classes and their images for each net; a replicate is the mean over them."""
 MARKS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 """Shares of the filters gone at which a run is measured."""
 TO_HALF = (1, 2, 3, 4, 5)
 FROM_FIFTH = (2, 3, 4, 5)
 """Places of 10–50 % and of 20–50 % in :data:`MARKS`."""
+RINGS = ("moon", "circle")
+"""The toy sets of the claims."""
 EXPLORED = (1, 2, 5, 10, 20)
 """The explorer's reference images of each class."""
 
@@ -48,7 +51,8 @@ REPLICATES = (900, 901, 902)
 
 def tuned(arm: str, seed: int, **more: Any) -> Cell:
     """A run that is tuned after each round, at the rate of its role."""
-    return Cell(arm, seed, **({"lr": RATES[arm]} | more))
+    knobs: dict[str, Any] = {"lr": RATES[arm]} | more
+    return Cell(arm, seed, **knobs)
 
 
 def _role(arm: str) -> Role:
@@ -66,7 +70,12 @@ ROLES = tuple(_role(arm) for arm in RATES)
 
 def _images(seed: int) -> list[Cell]:
     """All criteria on each net, untuned; the equation's rules beside the released ones; tuned."""
-    cells = [Cell(arm, seed, family) for family in NETS for arm in CRITERIA]
+    cells = [
+        Cell(arm, seed, family, draw=draw)
+        for family, draws in DRAWS.items()
+        for draw in range(draws)
+        for arm in CRITERIA
+    ]
     cells += [Cell("lrp", seed, rules="equation"), Cell("lrp", seed, start="logit")]
     return cells + [tuned(arm, seed) for arm in RATES]
 
@@ -83,7 +92,7 @@ def explored() -> list[Cell]:
 
 def _study() -> list[Cell]:
     cells = [c for s in range(SEEDS) for c in _images(s)]
-    cells += [c for s in range(SEEDS) for c in _toys(s)]
+    cells += [c for s in range(TOY_SEEDS) for c in _toys(s, names=NAMES if s < SEEDS else RINGS)]
     cells += [c for s in range(WIDE_SEEDS) for c in _toys(s, 1.0, ("moon",))]
     return list(dict.fromkeys(cells + explored()))
 
@@ -117,9 +126,12 @@ def over(
     rows: Rows, rival: str, family: str = "resnet", at: str = "test_at",
     where: Sequence[int] = TO_HALF, arm: str = "lrp",
 ) -> float:  # fmt: skip
-    """Mean over some marks of the accuracy with relevance minus that with a rival, untuned."""
-    a, b = (rows.one(arm=name, family=family, lr=0.0)[at] for name in (arm, rival))
-    return mean(a[i] - b[i] for i in where)
+    """Accuracy with relevance minus that with a rival, untuned; mean over draws and some marks."""
+    pairs = [
+        [rows.one(arm=name, family=family, lr=0.0, draw=draw)[at] for name in (arm, rival)]
+        for draw in range(DRAWS[family])
+    ]
+    return mean(a[i] - b[i] for a, b in pairs for i in where)
 
 
 def over_taylor(rows: Rows) -> float:
@@ -179,11 +191,11 @@ def over_weight_new(rows: Rows) -> float:
 
 def repaired(rows: Rows) -> float:
     """What statistics from the few images give back to Taylor, 10–50 % gone."""
-    found = rows.one(arm="taylor", family="resnet", lr=0.0)
-    return mean(found["few_at"][i] - found["test_at"][i] for i in TO_HALF)
+    nets = [rows.one(arm="taylor", lr=0.0, draw=draw) for draw in range(DRAWS["resnet"])]
+    return mean(n["few_at"][i] - n["test_at"][i] for n in nets for i in TO_HALF)
 
 
-def lost(rows: Rows, arm: str, n: int, names: Sequence[str] = ("moon", "circle")) -> float:
+def lost(rows: Rows, arm: str, n: int, names: Sequence[str] = RINGS) -> float:
     """Toy sets: training accuracy with a third of the neurons gone, minus the whole net's."""
     found = [rows.one(arm=arm, family=name) for name in names]
     return mean(x["third"][str(n)][0] - x["whole"][0] for x in found)

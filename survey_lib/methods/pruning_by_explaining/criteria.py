@@ -48,7 +48,7 @@ def relevances(net: nn.Module, x: Tensor, start: Start, rules: Rules) -> Scores:
 
 def weights(net: nn.Module, layers: list[str]) -> Scores:
     """Σ |w| of each filter."""
-    return {path: net.get_submodule(path).weight.detach().abs().flatten(1).sum(1)
+    return {path: net.get_parameter(f"{path}.weight").detach().abs().flatten(1).sum(1)
             for path in layers}  # fmt: skip
 
 
