@@ -211,10 +211,12 @@ def test_records_of_the_study_are_consistent_with_their_configuration():
             assert r.numbers["test_at"] == r.numbers["few_at"]  # no statistics to estimate
 
 
-def test_runs_of_a_replicate_share_their_dense_net():
+def test_runs_of_a_draw_share_their_dense_net():
     found = {}
     for r in recorded(SLUG):
         cell = Cell(**r.config)
         if cell.family in cells.NETS and not cell.lr and cell.family != "new":
-            found.setdefault((cell.seed, cell.family), set()).add(r.numbers["test_at"][0])
+            found.setdefault((cell.seed, cell.draw, cell.family), set()).add(
+                r.numbers["test_at"][0]
+            )
     assert all(len(accuracies) == 1 for accuracies in found.values())

@@ -87,7 +87,7 @@ def _toys(seed: int, width: float = TOY_WIDTH, names: Sequence[str] = NAMES) -> 
 
 def explored() -> list[Cell]:
     """The grid behind the explorer: criterion × images, replicate 0."""
-    return [Cell(arm, 0, images=n) for arm in PAPERS for n in EXPLORED]
+    return [Cell(arm, 0, images=n) for arm in (*PAPERS, "taylor_each") for n in EXPLORED]
 
 
 def _study() -> list[Cell]:

@@ -1,6 +1,8 @@
 """The explorer of *Pruning by explaining*: criterion × reference images × share that is gone."""
 
+import json
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import altair as alt
 import pandas as pd
@@ -14,8 +16,10 @@ from survey_lib.show.figure import Figure, figure, panels
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.train import evaluate
 
-NAMES = {"lrp": "relevance", "weight": "weight size", "taylor": "Taylor", "gradient": "gradient"}
-SERIES = {"lrp": "lrp", "weight": "magnitude", "taylor": "loss_models", "gradient": "oneshot"}
+NAMES = {"lrp": "relevance", "weight": "weight size", "taylor": "Taylor",
+         "taylor_each": "Taylor by image", "gradient": "gradient"}  # fmt: skip
+SERIES = {"lrp": "lrp", "weight": "magnitude", "taylor": "loss_models",
+          "taylor_each": "loss_models", "gradient": "oneshot"}  # fmt: skip
 COLOURS = {NAMES[arm]: key for arm, key in SERIES.items()}
 """Criterion → series of the style."""
 AS_IT_IS, ANEW = "as it is", "statistics anew"
@@ -34,10 +38,10 @@ def layer_words(name: str) -> str:
 
 
 def grid(recorded: Sequence[Record]) -> pd.DataFrame:
-    """Recorded runs in rows.
+    """Recorded runs in rows, one for each criterion, images and share.
 
-    ``part`` is ``run`` (one for each criterion, images and share: ``y`` accuracy as it is, ``anew``
-    with statistics from the few images, ``picture``) or ``layer`` (``y`` filters left).
+    ``y`` is the accuracy as it is, ``anew`` that with statistics from the few images, ``left`` the
+    filters of each layer and ``picture`` the heat map, both as text.
     """
     rows = []
     for record in recorded:
@@ -48,13 +52,20 @@ def grid(recorded: Sequence[Record]) -> pd.DataFrame:
         for i, gone in enumerate(study.MARKS[: len(numbers["test_at"])]):
             shared = {"criterion": NAMES[cell.arm], "images": cell.images, "gone": gone}
             run = {"y": numbers["test_at"][i], "anew": numbers["few_at"][i]}
-            rows.append(shared | run | {"part": "run", "picture": numbers["pictures"][i]})
-            for name, left in numbers["kept"][i].items():
-                rows.append(shared | {"part": "layer", "layer": layer_words(name), "y": left})
-    return pd.DataFrame(rows).fillna({"picture": "", "layer": "", "anew": 0.0})
+            left = " ".join(map(str, numbers["kept"][i].values()))
+            rows.append(shared | run | {"left": left, "picture": numbers["pictures"][i]})
+    return pd.DataFrame(rows)
 
 
-def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatChart:
+def layers_of(recorded: Sequence[Record]) -> list[str]:
+    """Names of the layers whose filters the explorer counts, in the order of ``left``."""
+    record = next(r for r in recorded if Cell(**r.config) == Cell("lrp", SEED))
+    return [layer_words(name) for name in record.numbers["kept"][0]]
+
+
+def chart(
+    rows: pd.DataFrame, chosen: dict[str, alt.Parameter], layers: Sequence[str]
+) -> alt.VConcatChart:
     """Accuracy along the pruning, filters left in each layer, and what the net looks at."""
     run = (alt.datum.criterion == chosen["criterion"]) & (alt.datum.images == chosen["images"])
     here = run & (alt.datum.gone == chosen["gone"])
@@ -62,8 +73,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     share = alt.X("gone:Q", title="share of the filters gone", axis=alt.Axis(format=".0%"))
     level = alt.Y("y:Q", title="test accuracy", axis=alt.Axis(format=".0%")).scale(domain=[0.25, 1])
     anew = alt.Y("anew:Q", title="test accuracy").scale(domain=[0.25, 1])
-    along = base.transform_filter((alt.datum.part == "run") & run)
-    now = base.transform_filter((alt.datum.part == "run") & here)
+    along, now = base.transform_filter(run), base.transform_filter(here)
     curves = alt.layer(
         along.mark_line(strokeDash=[5, 4]).encode(x=share, y=level, color=model),
         along.mark_line().encode(x=share, y=anew, color=model),
@@ -72,22 +82,24 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
             x=share, y=anew, text=told("anew", percent=True), color=model
         ),
     )
-    order = list(dict.fromkeys(rows[rows.part == "layer"].layer))
+    widest = max(int(n) for left in rows.left for n in left.split())
     bars = (
-        base.transform_filter((alt.datum.part == "layer") & here)
+        now.transform_calculate(p="split(datum.left, ' ')")
+        .transform_flatten(["p"])
+        .transform_window(n="row_number()")
+        .transform_calculate(
+            filters="toNumber(datum.p)", layer=f"{json.dumps(list(layers))}[datum.n - 1]"
+        )
         .mark_bar(height=10)
         .encode(
-            x=alt.X("y:Q", title="filters left").scale(
-                domain=[0, float(rows[rows.part == "layer"].y.max())]
-            ),
-            y=alt.Y("layer:N", title=None, sort=order),
+            x=alt.X("filters:Q", title="filters left").scale(domain=[0, widest]),
+            y=alt.Y("layer:N", title=None, sort=list(layers)),
             color=model,
         )
     )
     size = 196
     pixels = (
-        base.transform_filter((alt.datum.part == "run") & here)
-        .transform_calculate(p="split(datum.picture, '')")
+        now.transform_calculate(p="split(datum.picture, '')")
         .transform_flatten(["p"])
         .transform_window(n="row_number()")
         .transform_calculate(
@@ -110,7 +122,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     )
     return alt.vconcat(
         curves.properties(height=170, width=245),
-        bars.properties(height=13 * len(order), width=215),
+        bars.properties(height=13 * len(layers), width=215),
         pixels.properties(height=size, width=size, title="what one image is recognised by"),
     )
 
@@ -157,7 +169,7 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
             Control("gone", "Filters gone", study.MARKS[1:], 0.3, format=share_words),
         ],
         grid=grid(recorded),
-        chart=chart,
+        chart=partial(chart, layers=layers_of(recorded)),
         live=prune,
         slow=True,
         title="What does the net still look at?",
@@ -170,7 +182,7 @@ def explorer(recorded: Sequence[Record]) -> Explorer:
         "true class of one test image; two colours for two signs.",
         table_columns={
             "criterion": "criterion", "images": "images of each class", "gone": "share gone",
-            "y": "accuracy as it is, or filters left", "anew": "accuracy, statistics anew",
-            "layer": "layer",
+            "y": "accuracy as it is", "anew": "accuracy, statistics anew",
+            "left": "filters left, layer by layer",
         },
     )  # fmt: skip
