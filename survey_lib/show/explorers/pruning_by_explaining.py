@@ -123,7 +123,9 @@ def chart(
     return alt.vconcat(
         curves.properties(height=170, width=245),
         bars.properties(height=13 * len(layers), width=215),
-        pixels.properties(height=size, width=size, title="what one image is recognised by"),
+        pixels.properties(
+            height=size, width=size, name="picture", title="what one image is recognised by"
+        ),
     )
 
 
