@@ -127,7 +127,9 @@ def handed_back(
         parts = handler_of(step, own or {})(step, full, rules)
         for t, r in parts:
             at[id(t)] = at[id(t)] + r if id(t) in at else r
-        received, handed = all_totals(full), all_totals([r for _, r in parts])
+        received, given = all_totals(full), [r for _, r in parts]
+        same = len(given) == len(full) and all(a is b for a, b in zip(given, full, strict=True))
+        handed = received if same else all_totals(given)
         ledger.append(Passed(step.path, step.name, received, handed))
     heat = at.get(id(tape.x))
     heat = torch.zeros_like(tape.x) if heat is None else heat
@@ -136,7 +138,7 @@ def handed_back(
 
 def totals(r: Tensor) -> Tensor:
     """(N,) sums over everything but the examples, in float64, on the processor."""
-    return r.detach().double().flatten(1).sum(1).cpu()
+    return r.detach().flatten(1).sum(1, dtype=torch.float64).cpu()
 
 
 def all_totals(rs: list[Tensor]) -> Tensor:

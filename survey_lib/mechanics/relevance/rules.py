@@ -58,9 +58,9 @@ class AlphaBeta:
         terms: Terms = []
         owners: list[int] = []
         for i, a in enumerate(op.inputs):
-            for part, side in ((a.clamp(min=0), sign), (a.clamp(max=0), -sign)):
-                if (w is None and side < 0) or not part.any():
-                    continue  # no weight, or no input, of that sign
+            for part, side in ((one, s * sign) for one, s in _by_sign(a)):
+                if w is None and side < 0:
+                    continue  # no weight of that sign
                 signed = w if w is None else w.clamp(min=0) if side > 0 else w.clamp(max=0)
                 terms.append((lambda v, i=i, signed=signed: op.apply(i, v, signed), part))
                 owners.append(i)
@@ -68,6 +68,17 @@ class AlphaBeta:
         for i, share in zip(owners, shared(terms, r) if terms else [], strict=True):
             found[i] = found[i] + share
         return found
+
+
+def _by_sign(a: Tensor) -> list[tuple[Tensor, int]]:
+    """a⁺ and a⁻ with their signs, those that are there; a itself where it has one sign."""
+    low, high = (float(v) for v in a.aminmax()) if a.numel() else (0.0, 0.0)
+    found = []
+    if not high <= 0:  # so written for NaN, which stays to be seen
+        found.append((a if low >= 0 else a.clamp(min=0), 1))
+    if not low >= 0:
+        found.append((a if high <= 0 else a.clamp(max=0), -1))
+    return found
 
 
 @dataclass(frozen=True)
