@@ -9,7 +9,7 @@ from torch import nn
 from survey_lib.evidence.protocol import MissingArm, Rows
 from survey_lib.evidence.reading import study as recorded
 from survey_lib.evidence.records import Record
-from survey_lib.experiments.context import Context
+from survey_lib.experiments.context import Context, measure
 from survey_lib.experiments.pruning_by_explaining import cells, study
 from survey_lib.experiments.pruning_by_explaining.cells import Cell
 from survey_lib.methods.pruning_by_explaining import method
@@ -219,4 +219,32 @@ def test_runs_of_a_draw_share_their_dense_net():
             found.setdefault((cell.seed, cell.draw, cell.family), set()).add(
                 r.numbers["test_at"][0]
             )
+    assert all(len(accuracies) == 1 for accuracies in found.values())
+
+
+def test_a_toy_net_is_the_same_whatever_was_drawn_before_and_all_criteria_prune_it(
+    monkeypatch, tmp_path
+):
+    """Its dropout draws from torch's own generator, which is given back as it was."""
+    found = []
+    for number in (1, 2):
+        monkeypatch.setenv("SURVEY_CACHE", str(tmp_path / str(number)))
+        torch.manual_seed(number)
+        before = torch.get_rng_state()
+        cell = Cell("dense", 3, "moon", width=0.02)
+        found.append(measure(SLUG, cell, "digest"))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert found[0] == found[1]
+    other = measure(SLUG, replace(cell, arm="weight"), "digest")
+    assert other["whole"] == found[0]["whole"]
+    assert cells.needs(replace(cell, arm="weight")) == (cell,)
+
+
+def test_all_criteria_of_a_replicate_prune_the_same_toy_net():
+    found = {}
+    for r in recorded(SLUG):
+        cell = Cell(**r.config)
+        if cell.family not in cells.NETS:
+            whole = tuple(r.numbers["whole"])
+            found.setdefault((cell.seed, cell.family, cell.width), set()).add(whole)
     assert all(len(accuracies) == 1 for accuracies in found.values())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from survey_lib.experiments.context import Context
@@ -24,7 +25,7 @@ from survey_lib.measure.standard import standard
 from survey_lib.mechanics.relevance.engine import relevance, true_class
 from survey_lib.methods.pruning_by_explaining import method
 from survey_lib.tasks.data import Split
-from survey_lib.tasks.dense import dense_net, seeded
+from survey_lib.tasks.dense import dense_net, seeded, train_dense
 from survey_lib.tasks.task import Task, load_task
 from survey_lib.tasks.toys import NAMES, points
 from survey_lib.tasks.train import evaluate, fit, layout, recalibrate
@@ -76,6 +77,12 @@ class Cell:
     """Peak rate of the tuning after each round; 0: none."""
     draw: int = 0
     """Which three classes, and which images of them."""
+
+
+def needs(cell: Cell) -> tuple[Cell, ...]:
+    """The toy net that a cell of points prunes: trained once, for all criteria."""
+    points = cell.family in NAMES and cell.arm != "dense"
+    return (replace(cell, arm="dense"),) if points else ()
 
 
 def config_of(cell: Cell) -> method.Config:
@@ -242,11 +249,25 @@ def toy_task(name: str, width: float) -> Task:
     return load_task("toy_mlp", name, width=width)
 
 
+def toy_net(context: Context, task: Task) -> nn.Module:
+    """The dense net of a toy set, trained by the cell ``dense`` and read by the others."""
+    cell = context.cell
+    if cell.arm != "dense":
+        net = task.build(seeded(0))
+        net.load_state_dict(load_file(context.kept(needs(cell)[0], "net.safetensors")))
+        return net.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)  # dropout draws from torch's own generator alone
+        net = train_dense(task, cell.seed).eval()
+    save_file(net.state_dict(), context.keep("net.safetensors"))
+    return net
+
+
 def measured_points(context: Context) -> dict[str, Any]:
     """A third of the neurons at once, for each number of samples; training and noisy points."""
     cell = context.cell
     task = toy_task(cell.family, cell.width)
-    net = dense_net(task, cell.seed)
+    net = toy_net(context, task)
     numbers: dict[str, Any] = standard(net, task) | {"whole": both(net, task)}
     if cell.seed == 0:
         numbers["field"] = {"whole": field(net)}
