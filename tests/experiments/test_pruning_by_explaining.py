@@ -13,7 +13,7 @@ from survey_lib.experiments.context import Context, measure
 from survey_lib.experiments.pruning_by_explaining import cells, study
 from survey_lib.experiments.pruning_by_explaining.cells import Cell
 from survey_lib.methods.pruning_by_explaining import method
-from survey_lib.tasks.dense import dense_net, seeded
+from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.task import load_task
 
 SLUG = "pruning_by_explaining"
@@ -182,10 +182,9 @@ def test_a_toy_run_has_every_number_of_samples(monkeypatch, tmp_path):
     monkeypatch.setattr(cells, "SAMPLES", (1, 5))
     task = load_task("toy_mlp", "moon", width=0.02).with_training(epochs=2.0)
     monkeypatch.setattr(cells, "toy_task", lambda name, width: task)
-    found = cells.measured(Context(SLUG, Cell("lrp", 0, "moon"), "d"))
+    found = measure(SLUG, Cell("lrp", 0, "moon"), "d")
     assert set(found["third"]) == {"1", "5"}
-    net = dense_net(task, 0)
-    assert found["whole"] == cells.both(net, task)
+    assert found["whole"] == measure(SLUG, Cell("dense", 0, "moon"), "d")["whole"]
     assert len(found["field"]["third"]) == cells.FIELD
     assert {*"".join(found["field"]["third"])} <= {"0", "1"}
     assert {len(line) for line in found["field"]["whole"]} == {cells.FIELD}
