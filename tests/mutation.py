@@ -76,6 +76,24 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      "most = max(1, most_removals(costs, least(graph, config), target))",
      "most = max(0, most_removals(costs, least(graph, config), target))"):
         "where no unit has to go, the pace of the removals is never asked for",
+    ("survey_lib/mechanics/rules/moves.py",
+     "times = tuple(times[0]) if len(times) == 1 and isinstance(times[0], (tuple, list)) else "
+     "times",
+     "times = tuple(times[0]) if len(times) == 1 and isinstance(times[-1], (tuple, list)) else "
+     "times"):
+        "of one entry the first is the last",
+    ("survey_lib/mechanics/rules/views.py",
+     "elif not (isinstance(s, int) and plain[axis] == -1):",
+     "elif not (isinstance(s, int) and plain[axis] == -2):"):
+        "a size of -1 that is looked at says nothing either",
+    ("survey_lib/mechanics/rules/views.py",
+     "spec = [-1] * at + list(sizes) + [-1] * (x.ndim - at - 1)",
+     "spec = [-1] * at + list(sizes) + [-1] * (x.ndim - at + 1)"):
+        "a size of -1 for an axis that isn't there says nothing",
+    ("survey_lib/methods/own_model.py",
+     'files.write_atomic(out / "report.json", json.dumps(report, indent=1) + "\\n")',
+     'files.write_atomic(out / "report.json", json.dumps(report, indent=2) + "\\n")'):
+        "white space of a file that programs read",
 }  # fmt: skip
 """(file, line as it is, line as it would be) → why no test could notice."""
 
@@ -228,6 +246,10 @@ class _Finder(ast.NodeVisitor):
         elif type(node.value) is int:
             for step in (1, -1):
                 self.add(*self.span(node), str(node.value + step), "constant")
+
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg not in CHECKS:
+            self.visit(node.value)
 
     def visit_Call(self, node: ast.Call) -> None:
         self.rename(node.func)
