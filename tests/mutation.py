@@ -90,6 +90,10 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      "spec = [-1] * at + list(sizes) + [-1] * (x.ndim - at - 1)",
      "spec = [-1] * at + list(sizes) + [-1] * (x.ndim - at + 1)"):
         "a size of -1 for an axis that isn't there says nothing",
+    ("survey_lib/mechanics/rules/axes.py",
+     "result = call.func(shapes_only(x), plain, *call.args[2:], **named)",
+     "result = call.func(shapes_only(x), plain, *call.args[3:], **named)"):
+        "F.pad hands mode and value on by name, however it was called",
     ("survey_lib/methods/own_model.py",
      'files.write_atomic(out / "report.json", json.dumps(report, indent=1) + "\\n")',
      'files.write_atomic(out / "report.json", json.dumps(report, indent=2) + "\\n")'):
