@@ -73,8 +73,8 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      "if g >= 0 and (here != g).all():  # as nearly always: one group, its units in order"):
         "the general way below comes to the same, in more time",
     ("survey_lib/methods/group_fisher/method.py",
-     "most = max(1, most_removals(costs, least(graph, config), target))",
-     "most = max(0, most_removals(costs, least(graph, config), target))"):
+     "most = max(1, most_removals(costs, least(graph, config.coupled), target))",
+     "most = max(0, most_removals(costs, least(graph, config.coupled), target))"):
         "where no unit has to go, the pace of the removals is never asked for",
     ("survey_lib/mechanics/rules/moves.py",
      "times = tuple(times[0]) if len(times) == 1 and isinstance(times[0], (tuple, list)) else "
