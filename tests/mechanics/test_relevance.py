@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from survey_lib.mechanics.relevance import table
-from survey_lib.mechanics.relevance.engine import relevance, true_class
+from survey_lib.mechanics.relevance.engine import Explanation, Passed, relevance, true_class
 from survey_lib.mechanics.relevance.rules import AlphaBeta, Box, Epsilon, Flat, Rules
 from survey_lib.mechanics.relevance.tape import RelevanceError
 from survey_lib.tasks.dense import seeded
@@ -279,3 +279,11 @@ def test_the_net_and_its_modes_stay_as_they_are():
 def test_alpha_and_beta_that_do_not_conserve_are_refused(alpha):
     with pytest.raises(ValueError, match="α − β must be 1"):
         AlphaBeta(*alpha)
+
+
+def test_what_no_operator_accounts_for_is_told_as_a_share_of_the_start():
+    start, heat = torch.tensor([[4.0, 0.0], [1.0, -3.0]]), torch.tensor([[2.0], [-2.0]])
+    passed = Passed("a", "linear", torch.tensor([4.0, -2.0]), torch.tensor([3.0, -2.0]))
+    told = Explanation(start, start, heat, {}, [passed])
+    assert told.kept.tolist() == [2.0, 0.0]
+    assert told.unaccounted == 0.25  # 2 are missing of 4, and the ledger tells of 1
