@@ -1,5 +1,7 @@
 """Relevance against its literal twin, its conservation, and hand cases."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -287,3 +289,72 @@ def test_what_no_operator_accounts_for_is_told_as_a_share_of_the_start():
     told = Explanation(start, start, heat, {}, [passed])
     assert told.kept.tolist() == [2.0, 0.0]
     assert told.unaccounted == 0.25  # 2 are missing of 4, and the ledger tells of 1
+
+
+class Between(nn.Module):
+    """Two layers and what stands between them."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.a, self.b, self.f = nn.Linear(3, 4), nn.Linear(4, 2), between
+
+    def forward(self, x):
+        return self.b(self.f(torch.relu(self.a(x))))
+
+
+def added_in_place(y):
+    out = y.clone()
+    out += y.flip(1)
+    return out
+
+
+SAME = {
+    "added in place": (added_in_place, lambda y: y.clone() + y.flip(1)),
+    "times a number": (lambda y: y * 3.0, lambda y: y / (1 / 3.0)),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_another_way_to_write_it_hands_back_the_same(name):
+    x, y = torch.rand(5, 3, generator=seeded(1)).double(), torch.tensor([0, 1, 0, 1, 1])
+    found = []
+    for between in SAME[name]:
+        torch.manual_seed(0)
+        found.append(relevance(Between(between).double(), x, true_class(y)).input)
+    torch.testing.assert_close(*found)
+
+
+def test_of_a_map_and_a_gate_on_it_the_map_takes_all():
+    torch.manual_seed(0)
+    net = Between(lambda y: y * torch.sigmoid(y.mean(1, keepdim=True))).double()
+    x = torch.rand(5, 3, generator=seeded(1)).double()
+    found = relevance(net, x, torch.ones(5, 2).double())
+    (scaled,) = (p for p in found.ledger if p.name == "mul")
+    torch.testing.assert_close(scaled.received, scaled.handed)
+    (gate,) = (p for p in found.ledger if p.name == "sigmoid")
+    assert gate.received.tolist() == [0.0] * 5
+    assert float(found.maps["a"].abs().sum()) > 0
+
+
+def test_a_batch_norm_behind_a_transposed_convolution_is_folded_into_it():
+    torch.manual_seed(0)
+    up, norm = nn.ConvTranspose2d(2, 3, 2, 2), nn.BatchNorm2d(3)
+    norm.running_mean.uniform_()
+    norm.running_var.uniform_(0.5, 2)
+    nn.init.uniform_(norm.weight, -1, 1)
+    tail = [nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)]
+    net = nn.Sequential(up, norm, *tail).double().eval()
+    by_hand = copy.deepcopy(up)
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    by_hand.weight.data = up.weight.detach() * scale.detach()[None, :, None, None]
+    by_hand.bias.data = ((up.bias - norm.running_mean) * scale + norm.bias).detach()
+    x = torch.rand(4, 2, 2, 2, generator=seeded(2)).double()
+    start = true_class(torch.tensor([0, 1, 1, 0]))
+    folded = relevance(nn.Sequential(by_hand, *tail).eval(), x, start).input
+    torch.testing.assert_close(relevance(net, x, start).input, folded)
+
+
+def test_a_sum_by_keyword_is_refused_in_a_sentence():
+    net = Between(lambda y: torch.add(y, other=y.flip(1)))
+    with pytest.raises(RelevanceError, match="only plain sums are known; give a rule for it"):
+        relevance(net, torch.rand(2, 3), true_class(torch.tensor([0, 1])))
