@@ -94,6 +94,10 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      "result = call.func(shapes_only(x), plain, *call.args[2:], **named)",
      "result = call.func(shapes_only(x), plain, *call.args[3:], **named)"):
         "F.pad hands mode and value on by name, however it was called",
+    ("survey_lib/mechanics/relevance/tape.py",
+     'if bare[0] in "ir" and bare[1:] in arithmetic:',
+     'if bare[1] in "ir" and bare[1:] in arithmetic:'):
+        "torch names += add_, and of rsub both ways come to the same",
     ("survey_lib/methods/own_model.py",
      'files.write_atomic(out / "report.json", json.dumps(report, indent=1) + "\\n")',
      'files.write_atomic(out / "report.json", json.dumps(report, indent=2) + "\\n")'):

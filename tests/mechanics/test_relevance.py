@@ -358,3 +358,10 @@ def test_a_sum_by_keyword_is_refused_in_a_sentence():
     net = Between(lambda y: torch.add(y, other=y.flip(1)))
     with pytest.raises(RelevanceError, match="only plain sums are known; give a rule for it"):
         relevance(net, torch.rand(2, 3), true_class(torch.tensor([0, 1])))
+
+
+def test_a_constant_added_by_keyword_gets_nothing():
+    net = Between(lambda y: torch.add(y, other=torch.ones(1, 4)))
+    found = relevance(net, torch.rand(2, 3), true_class(torch.tensor([0, 1])))
+    (passed,) = (p for p in found.ledger if p.name == "add")
+    torch.testing.assert_close(passed.received, passed.handed)
