@@ -95,6 +95,10 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      "result = call.func(shapes_only(x), plain, *call.args[3:], **named)"):
         "F.pad hands mode and value on by name, however it was called",
     ("survey_lib/mechanics/relevance/tape.py",
+     "names = {id(m): path for path, m in model.named_modules(remove_duplicate=False)}",
+     "names = {id(m): path for path, m in model.named_modules(remove_duplicate=True)}"):
+        "a module that has two names is called by one of them either way",
+    ("survey_lib/mechanics/relevance/tape.py",
      'if bare[0] in "ir" and bare[1:] in arithmetic:',
      'if bare[1] in "ir" and bare[1:] in arithmetic:'):
         "torch names += add_, and of rsub both ways come to the same",

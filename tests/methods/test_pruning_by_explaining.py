@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -344,3 +345,9 @@ def test_a_tuning_is_shared_out_over_rounds_and_end(tiny_task):
 def test_bad_configurations_are_refused(bad):
     with pytest.raises(ValueError, match="pruning_by_explaining: "):
         method.Config(**bad)
+
+
+def test_what_a_round_found_cannot_be_changed():
+    stop = method.Stop(nn.Identity(), {}, {})
+    with pytest.raises(FrozenInstanceError):
+        stop.recipe = {"a": [0]}
