@@ -2,11 +2,29 @@
 
 from time import perf_counter
 
-from benchmarks import discovery, fisher, int8_linear, latency, macs, removal, thinet_greedy
+from benchmarks import (
+    discovery,
+    fisher,
+    int8_linear,
+    latency,
+    macs,
+    relevance,
+    removal,
+    thinet_greedy,
+)
 
 
 def main() -> None:
-    for script in (discovery, removal, fisher, macs, thinet_greedy, int8_linear, latency):
+    for script in (
+        discovery,
+        removal,
+        fisher,
+        relevance,
+        macs,
+        thinet_greedy,
+        int8_linear,
+        latency,
+    ):
         start = perf_counter()
         script.main()
         print(f"  {script.__name__}: {perf_counter() - start:.0f} s", flush=True)

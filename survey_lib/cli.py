@@ -187,11 +187,11 @@ def _dask_pool(address: str) -> Any:
 @app.command()
 def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Show every claim with its verdict, and its effect in points, nats or times."""
-    from survey_lib.experiments import EXPERIMENTS, runner
+    from survey_lib.experiments import EXPERIMENTS, judging
     from survey_lib.show.markup import mean_words, range_words, unit_words
 
     with _one_sentence():
-        states = {s: runner.state(s).word if runner.study(s) else "none" for s in EXPERIMENTS}
+        states = {s: judging.state(s).word if judging.study(s) else "none" for s in EXPERIMENTS}
         rows = [
             {
                 "chapter": slug,
@@ -215,7 +215,7 @@ def claims(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
                 "study": states[slug],
             }
             for slug in EXPERIMENTS
-            for v in runner.verdicts(slug)
+            for v in judging.verdicts(slug)
         ]
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -253,7 +253,7 @@ def verify(
     jobs: Jobs = None,
 ) -> None:
     """Re-run recorded cells, at least one of each arm, and compare every number in them."""
-    from survey_lib.experiments import EXPERIMENTS, runner
+    from survey_lib.experiments import EXPERIMENTS, judging, runner
     from survey_lib.experiments.verify import verify as attested
 
     agree = True
@@ -261,8 +261,8 @@ def verify(
         for name in slugs or list(EXPERIMENTS):
             runner.experiment(name)  # a slug that is none is an error, not a study to come
             if changed:
-                word = runner.state(name).word if runner.study(name) else "no study yet"
-                if word != runner.UNATTESTED:
+                word = judging.state(name).word if judging.study(name) else "no study yet"
+                if word != judging.UNATTESTED:
                     typer.echo(f"{name}: {word}, nothing to do")
                     continue
             note = attested(name, write=write, sample=sample, seconds=seconds, seed=seed, jobs=jobs)

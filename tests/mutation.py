@@ -73,9 +73,39 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      "if g >= 0 and (here != g).all():  # as nearly always: one group, its units in order"):
         "the general way below comes to the same, in more time",
     ("survey_lib/methods/group_fisher/method.py",
-     "most = max(1, most_removals(costs, least(graph, config), target))",
-     "most = max(0, most_removals(costs, least(graph, config), target))"):
+     "most = max(1, most_removals(costs, least(graph, config.coupled), target))",
+     "most = max(0, most_removals(costs, least(graph, config.coupled), target))"):
         "where no unit has to go, the pace of the removals is never asked for",
+    ("survey_lib/mechanics/rules/moves.py",
+     "times = tuple(times[0]) if len(times) == 1 and isinstance(times[0], (tuple, list)) else "
+     "times",
+     "times = tuple(times[0]) if len(times) == 1 and isinstance(times[-1], (tuple, list)) else "
+     "times"):
+        "of one entry the first is the last",
+    ("survey_lib/mechanics/rules/views.py",
+     "elif not (isinstance(s, int) and plain[axis] == -1):",
+     "elif not (isinstance(s, int) and plain[axis] == -2):"):
+        "a size of -1 that is looked at says nothing either",
+    ("survey_lib/mechanics/rules/views.py",
+     "spec = [-1] * at + list(sizes) + [-1] * (x.ndim - at - 1)",
+     "spec = [-1] * at + list(sizes) + [-1] * (x.ndim - at + 1)"):
+        "a size of -1 for an axis that isn't there says nothing",
+    ("survey_lib/mechanics/rules/axes.py",
+     "result = call.func(shapes_only(x), plain, *call.args[2:], **named)",
+     "result = call.func(shapes_only(x), plain, *call.args[3:], **named)"):
+        "F.pad hands mode and value on by name, however it was called",
+    ("survey_lib/mechanics/relevance/tape.py",
+     "names = {id(m): path for path, m in model.named_modules(remove_duplicate=False)}",
+     "names = {id(m): path for path, m in model.named_modules(remove_duplicate=True)}"):
+        "a module that has two names is called by one of them either way",
+    ("survey_lib/mechanics/relevance/tape.py",
+     'if bare[0] in "ir" and bare[1:] in arithmetic:',
+     'if bare[1] in "ir" and bare[1:] in arithmetic:'):
+        "torch names += add_, and of rsub both ways come to the same",
+    ("survey_lib/methods/own_model.py",
+     'files.write_atomic(out / "report.json", json.dumps(report, indent=1) + "\\n")',
+     'files.write_atomic(out / "report.json", json.dumps(report, indent=2) + "\\n")'):
+        "white space of a file that programs read",
 }  # fmt: skip
 """(file, line as it is, line as it would be) → why no test could notice."""
 
@@ -228,6 +258,10 @@ class _Finder(ast.NodeVisitor):
         elif type(node.value) is int:
             for step in (1, -1):
                 self.add(*self.span(node), str(node.value + step), "constant")
+
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg not in CHECKS:
+            self.visit(node.value)
 
     def visit_Call(self, node: ast.Call) -> None:
         self.rename(node.func)

@@ -222,7 +222,7 @@ def test_the_table_goes_over_every_command():
 INNER = {
     "list": ("survey_lib.cards.card.slugs", []),
     "run": ("survey_lib.experiments.runner.run", ["thinet", "--profile", "smoke"]),
-    "claims": ("survey_lib.experiments.runner.state", []),
+    "claims": ("survey_lib.experiments.judging.state", []),
     "verify": ("survey_lib.experiments.verify.verify", ["thinet"]),
     "train": ("survey_lib.tasks.dense.ship", ["mlp"]),
     "prune": ("survey_lib.methods.own_model.prune", pruning()[1:]),

@@ -26,6 +26,7 @@ from survey_lib.methods import contract
 from survey_lib.methods.contract import METHODS
 from survey_lib.methods.llm_int8.linear import quantize
 from survey_lib.methods.llm_int8.method import KINDS
+from survey_lib.methods.pruning_by_explaining.criteria import NORMS
 from survey_lib.methods.thinet.method import Config as ThiNet
 from survey_lib.tasks.data import Split, Splits
 from survey_lib.tasks.dense import seeded, train_dense
@@ -49,6 +50,10 @@ CASES = {
         {"criterion": "random"},
     ],
     "rethinking": [{}, {"weights": "inherited"}],
+    "pruning_by_explaining": [
+        {"images": 4}, {"images": 4, "rules": "equation", "start": "logit", "step": 0.2},
+        *({"criterion": name, "images": 4, "step": 0.1} for name in NORMS if name != "lrp"),
+    ],
     "random": [{}],
     "l1": [{}],
     "l2": [{}],

@@ -48,10 +48,10 @@ def test_the_site_stands_and_its_chapter_is_whole(build):
 
 
 def test_the_page_shows_every_claim_with_its_verdict(build):
-    from survey_lib.experiments import runner
+    from survey_lib.experiments import judging
 
     page = (build[0] / "html" / "notebooks" / f"{SLUG}.html").read_text(encoding="utf-8")
-    for verdict in runner.verdicts(SLUG):
+    for verdict in judging.verdicts(SLUG):
         row = re.search(rf'id="verdict-{verdict.claim.id}" class="([a-z-]+)"', page)
         assert row, verdict.claim.id
         assert row.group(1) == verdict.word.replace(" ", "-")
@@ -66,7 +66,7 @@ def test_smoke_runs_were_made_in_this_build(build):
 
 
 def test_the_explorer_draws_real_records(build):
-    from survey_lib.evidence.records import study
+    from survey_lib.evidence.reading import study
 
     page = (build[0] / "html" / "notebooks" / f"{SLUG}.html").read_text(encoding="utf-8")
     text = re.search(r'class="survey-spec">(.*?)</script>', page, re.S).group(1)

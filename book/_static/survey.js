@@ -141,7 +141,9 @@
       // columns, so the width is told to it instead
       width = chart.clientWidth;
       if (stacked) {
-        themed.vconcat.forEach(function (part) { part.width = Math.max(120, width - beside); });
+        themed.vconcat.forEach(function (part) {
+          if (part.name !== "picture") part.width = Math.max(120, width - beside); // never stretched
+        });
       } else if (fluid) themed.width = width;
       themed.config.legend.columns = Math.max(1, Math.floor(width / 120));
       // a chart keeps its height while it is drawn anew, so the page does not jump

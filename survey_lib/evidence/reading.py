@@ -1,8 +1,7 @@
 """Reading records: every line is checked before anything is judged from it.
 
 A line that is damaged, or says what no run can have measured, is an error that names file, line and
-field. The records themselves are defined in :mod:`survey_lib.evidence.records`, on whose text the
-digests of recorded runs rest; it writes, this reads.
+field. The records themselves are defined, and written, in :mod:`survey_lib.evidence.records`.
 """
 
 import json

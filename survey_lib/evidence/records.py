@@ -1,11 +1,14 @@
-"""Records: one run each, one JSON line each, with where it came from."""
+"""Records: one run each, one JSON line each, with where it came from.
+
+They are read, and checked, by :mod:`survey_lib.evidence.reading`.
+"""
 
 import json
 import os
 import platform
 import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,28 +47,6 @@ def to_line(record: Record) -> str:
     return json.dumps(asdict(record), sort_keys=True, allow_nan=False, ensure_ascii=False)
 
 
-def from_line(line: str, where: str) -> Record:
-    """Read one JSON line; raises RecordError that names ``where``."""
-    try:
-        data = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{where}: not a JSON record ({error}); restore the file") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        raise RecordError(f"{where}: schema {SCHEMA} expected; re-run or convert the record")
-    known = {f.name for f in fields(Record)}
-    if set(data) - known or {"slug", "config", "seed", "key", "status"} - set(data):
-        raise RecordError(f"{where}: fields differ from a record's: {sorted(data)}")
-    return Record(**data)
-
-
-def read_records(path: Path) -> list[Record]:
-    """All records of a JSON-lines file; an absent file has none."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [from_line(line, f"{path.name}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
-
-
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write records sorted by configuration, atomically, so that diffs are small."""
     order = sorted(records, key=lambda r: (json.dumps(r.config, sort_keys=True), r.key))
@@ -75,11 +56,6 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 def study_path(slug: str, profile: str = "study") -> Path:
     """File of the committed records of a chapter."""
     return files.results_dir() / profile / f"{slug}.jsonl"
-
-
-def study(slug: str, profile: str = "study") -> list[Record]:
-    """The committed records of a chapter that are done."""
-    return [r for r in read_records(study_path(slug, profile)) if r.status == "done"]
 
 
 def machine() -> dict[str, Any]:

@@ -10,8 +10,7 @@ An experiment is a package of two files. ``cells.py``, what is measured:
 - ``needs(cell)``, optional: the cells whose artefacts a cell reads;
 
 and ``study.py``, what is asked: ``GRIDS``, profile → function that gives its cells, and
-``STATISTICS``, name → function of one seed's records, one for each claim of the card. Or it is one
-module with ``Cell``, ``run(cell)``, ``grid(profile)``, ``DATA`` and ``STATISTICS``.
+``STATISTICS``, name → function of one seed's records, one for each claim of the card.
 """
 
 import contextlib
@@ -33,17 +32,15 @@ from types import ModuleType
 from typing import Any
 
 from survey_lib import closure, files
-from survey_lib.cards.card import PROFILES, Claim, read_card
+from survey_lib.cards.card import PROFILES, read_card
 from survey_lib.evidence import attest
-from survey_lib.evidence.reading import from_line, study
+from survey_lib.evidence.reading import from_line
 from survey_lib.evidence.records import (
     Record,
-    RecordError,
     study_path,
     to_line,
     write_records,
 )
-from survey_lib.evidence.verdicts import Verdict, judge
 from survey_lib.experiments import EXPERIMENTS
 from survey_lib.experiments.context import artefacts, cell_key, measure, needed, plain
 
@@ -56,18 +53,16 @@ class RunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment, whether it is two files or one."""
+    """An experiment: its two files."""
 
     slug: str
     cells: ModuleType
     """What is measured …"""
     study: ModuleType
-    """… and what is asked; the same module where there is one only."""
+    """… and what is asked."""
 
     def grid(self, profile: str) -> list[Any]:
         """The cells of a profile."""
-        if self.study is self.cells:
-            return self.study.grid(profile)
         return self.study.GRIDS[profile]()
 
     @property
@@ -109,9 +104,6 @@ def experiment(slug: str) -> Experiment:
     if slug not in EXPERIMENTS:
         raise RunError(f"no experiment {slug!r}; there are: {', '.join(EXPERIMENTS)}")
     name = EXPERIMENTS[slug]
-    module = importlib.import_module(name)
-    if not hasattr(module, "__path__"):
-        return Experiment(slug, module, module)
     cells, asked = (importlib.import_module(f"{name}.{part}") for part in ("cells", "study"))
     return Experiment(slug, cells, asked)
 
@@ -149,11 +141,10 @@ def _hash(text: str) -> str:
     return files.sha256(text.encode())[:16]
 
 
-def run_cell(module: str, slug: str, cell: Any, digest: str) -> tuple[dict[str, Any], float]:
+def run_cell(slug: str, cell: Any, digest: str) -> tuple[dict[str, Any], float]:
     """Numbers and seconds of one cell, on one torch thread; runs in a worker process.
 
     Args:
-        module: name of the module that measures it.
         slug: the chapter.
         cell: the cell.
         digest: names the artefacts, :func:`artefact_digest`.
@@ -162,14 +153,12 @@ def run_cell(module: str, slug: str, cell: Any, digest: str) -> tuple[dict[str, 
 
     torch.set_num_threads(1)
     start = perf_counter()
-    cells = importlib.import_module(module)
-    numbers = measure(slug, cell, digest) if hasattr(cells, "ARMS") else cells.run(cell)
-    return numbers, perf_counter() - start
+    return measure(slug, cell, digest), perf_counter() - start
 
 
-def _attempt(module: str, slug: str, cell: Any, digest: str) -> "Result":
+def _attempt(slug: str, cell: Any, digest: str) -> "Result":
     try:
-        numbers, seconds = run_cell(module, slug, cell, digest)
+        numbers, seconds = run_cell(slug, cell, digest)
         json.dumps(numbers, allow_nan=False)  # a NaN is a failure of the cell, not of the run
         return numbers, seconds, ""
     except Exception:
@@ -316,10 +305,8 @@ def execute(
                 finish(cell, (None, 0.0, f"it needs {failed[0]}, which failed"))
         return None
 
-    module = experiment(slug).cells.__name__
-
     def fly(take: Callable[[], Any], jobs: int) -> list[Any]:
-        return _fly(lambda cell: (_attempt, module, slug, cell, digest), take, jobs, make_pool,
+        return _fly(lambda cell: (_attempt, slug, cell, digest), take, jobs, make_pool,
                     finish, waiting)  # fmt: skip
 
     while waiting:
@@ -478,149 +465,6 @@ def commit_study(slug: str, profile: str, records: Iterable[Record]) -> Path:
             attest.add_origin(now, code_parts(slug), origin["commit"], origin["made"])
             break
     return path
-
-
-def claims_and_statistics(slug: str) -> list[tuple[Claim, Callable]]:
-    """Each claim of a card with the function that measures it.
-
-    Raises:
-        RunError: the experiment lacks a statistic that the card names.
-    """
-    known = experiment(slug).statistics
-    pairs = []
-    for claim in read_card(slug).claims:
-        if not claim.not_tested and claim.statistic not in known:
-            raise RunError(
-                f"{slug}: claim {claim.id!r} names the statistic {claim.statistic!r}, which "
-                f"the experiment lacks; it has: {', '.join(known)}"
-            )
-        pairs.append((claim, known.get(claim.statistic)))
-    return pairs
-
-
-def verdicts(slug: str, records: Sequence[Record] | None = None) -> list[Verdict]:
-    """Verdicts on all claims of a chapter, by default from its committed study.
-
-    Raises:
-        RecordError: a record is damaged, or a claim's statistic cannot be what it says.
-    """
-    cache: dict[str, list[Record]] = {}
-
-    def rows(profile: str) -> Sequence[Record]:
-        if records is not None:
-            return records
-        return cache.setdefault(profile, study(slug, profile))
-
-    def verdict(claim: Claim, statistic: Callable) -> Verdict:
-        found = rows(claim.profile)
-        try:
-            return judge(claim, found, statistic)
-        except RecordError as why:
-            where = "" if records is not None else f"{claim.profile}/{slug}.jsonl: "
-            raise RecordError(f"{where}{why}") from why
-
-    return [verdict(*pair) for pair in claims_and_statistics(slug)]
-
-
-CURRENT, ATTESTED, UNATTESTED = "current", "attested", "unattested"
-
-
-@dataclass(frozen=True)
-class State:
-    """How a committed study stands to today's code."""
-
-    slug: str
-    word: str
-    """``current``: all records were made by it; ``attested``: a sample of them, run again with it,
-    agrees; ``unattested``: neither."""
-    digest: str
-    """Of today's code."""
-    commit: str = ""
-    """At which the records were made (current), or run again (attested)."""
-    made: str = ""
-    """When that was."""
-    cells: int = 0
-    """Cells in the sample that was run again …"""
-    numbers: int = 0
-    """… numbers compared in them …"""
-    worst: float = 0.0
-    """… and the largest absolute difference among those."""
-    where: str = ""
-    """Path of that number."""
-    changed: tuple[str, ...] | None = ()
-    """Modules that changed since the records were made; None where that isn't known."""
-
-
-def state(slug: str) -> State:
-    """Whether a chapter's committed study is current, attested or unattested.
-
-    Raises:
-        RunError: there is no such chapter, or no committed study.
-    """
-    records = recorded(slug)
-    parts, data = code_parts(slug), data_hash(slug)
-    digest = closure.combine(parts)
-    origin = records[-1].provenance
-    codes = list(dict.fromkeys(r.provenance.get("code", "") for r in records))
-    if codes == [digest] and all(r.provenance.get("data") == data for r in records):
-        return State(slug, CURRENT, digest, origin.get("commit", ""), origin.get("made", ""))
-    since = [attest.changed(code, parts) for code in codes]
-    changed = None if None in since else tuple(sorted({n for names in since for n in names or ()}))
-    numbers = attest.study_hash(records)
-    for note in reversed(attest.attestations(slug)):
-        if (note.digest, note.data, note.study) == (digest, data, numbers):
-            if not note.agrees:
-                break
-            worst = note.worst.get("difference", 0.0), note.worst.get("path", "")
-            return State(
-                slug, ATTESTED, digest, note.commit, note.made, len(note.cells), note.numbers,
-                *worst, changed,
-            )  # fmt: skip
-    return State(slug, UNATTESTED, digest, changed=changed)
-
-
-def recorded(slug: str) -> list[Record]:
-    """The committed study of a chapter; raises RunError when there is no chapter or no study."""
-    records = study(experiment(slug).slug)
-    if not records:
-        raise RunError(f"{slug}: no committed study; run: survey run {slug} --profile study")
-    return records
-
-
-def differences(slug: str, fresh: Iterable[Record], recorded: Iterable[Record]) -> list[str]:
-    """What of fresh runs does not agree with their recorded twins, every number compared.
-
-    Each is a sentence that names cell, number and both values. A fresh cell without a twin is
-    one too, and so is a number that only one of the twins has.
-    """
-    this = experiment(slug)
-    twins, found = this.by_cell(recorded), []
-    for record in fresh:
-        label = json.dumps(record.config, sort_keys=True)
-        twin = twins.get(this.cell(record.config))
-        if record.status != "done":
-            found.append(f"{slug}: cell {label} failed: {record.error.strip().splitlines()[-1]}")
-        elif twin is None:
-            found.append(f"{slug}: cell {label} has no recorded twin; run the study")
-        else:
-            apart = compare(record, twin).disagreements
-            found += [f"{slug}: {line}, in cell {label}" for line in apart]
-    return found
-
-
-def compare(fresh: Record, twin: Record) -> attest.Comparison:
-    """Every number of a fresh run against its recorded twin.
-
-    Equal to the bit on the same processor and versions, timings apart; else within the card's
-    tolerance.
-    """
-    return attest.compare(
-        fresh.numbers,
-        twin.numbers,
-        exact=attest.same_machine(twin.provenance, fresh.provenance),
-        tolerance=read_card(fresh.slug).tolerance,
-        inexact=experiment(fresh.slug).inexact,
-    )
 
 
 def finished(slug: str, profile: str) -> list[Record]:

@@ -9,7 +9,7 @@ from typing import Any
 from survey_lib.evidence import attest
 from survey_lib.evidence.attest import Attestation
 from survey_lib.evidence.records import Record, commit, machine
-from survey_lib.experiments import runner
+from survey_lib.experiments import judging, runner
 from survey_lib.experiments.runner import Result, RunError
 
 NETS = ("task", "net", "family")
@@ -89,7 +89,7 @@ def verify(
             f"{slug}: an attestation names a commit, and this tree "
             + ("has uncommitted changes; commit them first" if head else "is no git checkout")
         )
-    records = runner.recorded(slug)
+    records = judging.recorded(slug)
     jobs = jobs or runner.default_jobs()
     limit = None if seconds is None else seconds * jobs
     chosen = choose(records, sample=sample, seconds=limit, seed=seed)
@@ -114,7 +114,7 @@ def verify(
             found.append(f"{label} failed: {error.strip().splitlines()[-1]}")
             return
         fresh = Record(slug, "study", twin.config, cell.seed, twin.key, "done", numbers, "", here)
-        outcome = runner.compare(fresh, twin)
+        outcome = judging.compare(fresh, twin)
         found.extend(f"{label}: {line}" for line in outcome.disagreements)
         cells.append({"key": twin.key, "arm": arm(twin), "exact": outcome.exact,
                       "compared": outcome.compared})  # fmt: skip

@@ -335,7 +335,7 @@ def read_recipe(folder: Path) -> dict:
         raise StorageError(f"{path}: no such file")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, or nested too deeply
         raise StorageError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise StorageError(f"{path}: not written by save_compressed")

@@ -116,6 +116,9 @@ METHODS: dict[str, Entry] = {
     "group_fisher": Entry("Group Fisher", "channels", "budget", "group_fisher.method"),
     "closer_look": Entry("Fisher, one by one", "channels", "budget", "closer_look.method"),
     "rethinking": Entry("fresh weights", "channels", "budget", "rethinking.method"),
+    "pruning_by_explaining": Entry(
+        "relevance", "channels", "budget", "pruning_by_explaining.method"
+    ),
     "llm_int8": Entry("LLM.int8()", "bits", "outcome", "llm_int8.method", knob="alpha"),
     "magnitude": Entry("magnitude, at once", "weights", "budget", "baselines", "magnitude"),
     "random_weights": Entry("random weights", "weights", "budget", "baselines", "random"),

@@ -10,13 +10,13 @@ def check_numbers() -> list[Finding]:
     Each build is so a check that the committed numbers reproduce; age is no finding.
     """
     # late: the experiments import torch
-    from survey_lib.experiments import EXPERIMENTS, runner
+    from survey_lib.experiments import EXPERIMENTS, judging, runner
 
     found = []
     for slug in layout.slugs():
         if slug in EXPERIMENTS:
-            fresh, recorded = runner.finished(slug, "quick"), runner.study(slug)
-            for line in runner.differences(slug, fresh, recorded):
+            fresh, recorded = runner.finished(slug, "quick"), judging.study(slug)
+            for line in judging.differences(slug, fresh, recorded):
                 remedy = "find out what changed, or run the study anew"
                 found.append(Finding(f"results/study/{slug}.jsonl", line, remedy))
     return found
@@ -28,7 +28,7 @@ def check_studies() -> list[Finding]:
     Age is no finding: a study whose code has changed passes once a sample of its cells was run
     again and agreed.
     """
-    from survey_lib.experiments import EXPERIMENTS, runner
+    from survey_lib.experiments import EXPERIMENTS, judging
 
     return [
         Finding(
@@ -37,5 +37,5 @@ def check_studies() -> list[Finding]:
             f"run survey verify {slug} --write",
         )
         for slug in EXPERIMENTS
-        if runner.study(slug) and runner.state(slug).word == runner.UNATTESTED
+        if judging.study(slug) and judging.state(slug).word == judging.UNATTESTED
     ]

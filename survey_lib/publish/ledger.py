@@ -21,7 +21,7 @@ from survey_lib.show.markup import Safe, anchor, markdown, safe
 from survey_lib.show.verdicts import state_words
 
 if TYPE_CHECKING:
-    from survey_lib.experiments.runner import State
+    from survey_lib.experiments.judging import State
 
 
 def ledger_page(judged: Judged, states: Mapping[str, "State"]) -> str:

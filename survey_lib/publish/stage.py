@@ -24,7 +24,7 @@ from survey_lib.publish.run_page import run_page
 from survey_lib.publish.shown import notice, staged_notebook, with_run_facts
 
 if TYPE_CHECKING:
-    from survey_lib.experiments.runner import State
+    from survey_lib.experiments.judging import State
 
 _BUNDLE = "window.surveyVega = {embed: vegaEmbed, vega: vega, vegaLite: vegaLite};"
 
@@ -92,10 +92,10 @@ def _copy_pages(source: Path, target: Path) -> None:
 def _judged() -> tuple[dict[str, list[Verdict]], dict[str, "State"]]:
     """Verdicts, and the state of the study, of each chapter that has an experiment."""
     # late: the experiments import torch
-    from survey_lib.experiments import EXPERIMENTS, runner
+    from survey_lib.experiments import EXPERIMENTS, judging
 
-    judged = {slug: runner.verdicts(slug) for slug in layout.slugs() if slug in EXPERIMENTS}
-    return judged, {slug: runner.state(slug) for slug in judged if runner.study(slug)}
+    judged = {slug: judging.verdicts(slug) for slug in layout.slugs() if slug in EXPERIMENTS}
+    return judged, {slug: judging.state(slug) for slug in judged if judging.study(slug)}
 
 
 def _papers(folder: Path, judged: Judged, unbuilt: Mapping[str, str]) -> list[str]:

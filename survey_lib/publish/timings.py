@@ -24,6 +24,7 @@ WORDS = {
     "MAC count": "Counting MACs",
     "MACs of a recipe": "MACs of a smaller net that was not built",
     "Fisher scores": "Fisher scores of all channels",
+    "relevance": "Relevance of every map of every layer",
     "ThiNet greedy": "ThiNet's greedy choice: products of rows against sums",
     "int8 linear": "One linear layer in eight bits",
 }
@@ -41,6 +42,7 @@ SHORT = {
     "MAC count": "MACs",
     "MACs of a recipe": "MACs of a recipe",
     "Fisher scores": "Fisher",
+    "relevance": "relevance",
     "ThiNet greedy": "ThiNet",
     "int8 linear": "int8",
 }

@@ -30,7 +30,7 @@ from survey_lib.show.markup import (
 )
 
 if TYPE_CHECKING:
-    from survey_lib.experiments.runner import State
+    from survey_lib.experiments.judging import State
 
 REPOSITORY_DEFAULT = "https://github.com/compression-survey/companion"
 """Address used by an installed package, which has no ``_config.yml`` beside it."""
@@ -93,7 +93,7 @@ def page_verdicts() -> dict[str, Verdict]:
     """Verdicts of the open page by claim id, judged from the committed study on first use."""
     if not CONTEXT.verdicts:
         # late: judging imports the experiment and with it torch
-        from survey_lib.experiments.runner import verdicts
+        from survey_lib.experiments.judging import verdicts
 
         remember(verdicts(current_slug()))
     return CONTEXT.verdicts
@@ -105,7 +105,7 @@ def page_state() -> "State":
     Raises:
         RunError: there is no committed study.
     """
-    from survey_lib.experiments.runner import state  # late, as above
+    from survey_lib.experiments.judging import state  # late, as above
 
     return state(current_slug())
 

@@ -2,7 +2,7 @@
 
 from survey_lib.evidence.reading import study
 from survey_lib.evidence.records import Record
-from survey_lib.experiments import runner
+from survey_lib.experiments import judging, runner
 from survey_lib.show import page
 
 
@@ -23,7 +23,7 @@ def live_and_recorded() -> tuple[list[Record], list[Record]]:
     if failed := [record.error for record in live if record.status != "done"]:
         raise RuntimeError(f"{len(failed)} runs of {slug} failed; the first:\n{failed[0]}")
     if recorded and profile == "quick":
-        for line in runner.differences(slug, live, recorded):
+        for line in judging.differences(slug, live, recorded):
             print(line)
     seconds = sum(record.provenance["seconds"] for record in live)
     print(

@@ -34,7 +34,7 @@ from survey_lib.show.markup import (
 from survey_lib.show.tables import records_link
 
 if TYPE_CHECKING:  # it imports torch, which a page may not need
-    from survey_lib.experiments.runner import State
+    from survey_lib.experiments.judging import State
 
 MOST_NAMES = 6
 """Changed modules that a page names; the rest are counted."""

@@ -111,23 +111,8 @@ def shipped_net(name: str) -> nn.Module:
     """
     if name not in MODELS:
         raise ValueError(f"no model {name!r}; there are: {', '.join(MODELS)}")
-    return _shipped(name, CHECKPOINTS / f"{name}.safetensors", SHIPPED_SHA256.get(name))
-
-
-def first_net(name: str) -> nn.Module:
-    """The first edition's dense net 0: fewer epochs, weights rounded to fp16.
-
-    The recorded study of ``thinet`` rests on it until it is run anew.
-
-    Raises:
-        DataError: the checkpoint is missing or damaged.
-    """
-    path = CHECKPOINTS / "first" / f"{name}.safetensors"
-    return _shipped(name, path, SHIPPED_SHA256.get(f"first/{name}"))
-
-
-def _shipped(name: str, path: Path, digest: str | None) -> nn.Module:
-    if not path.exists() or files.sha256(path) != digest:
+    path = CHECKPOINTS / f"{name}.safetensors"
+    if not path.exists() or files.sha256(path) != SHIPPED_SHA256.get(name):
         raise DataError(
             f"{path}: the shipped checkpoint is missing or damaged; reinstall the package "
             f"or retrain it with: survey train {name}"

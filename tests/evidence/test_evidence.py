@@ -7,7 +7,7 @@ import pytest
 
 from survey_lib import files
 from survey_lib.cards.card import Claim
-from survey_lib.evidence import records, verdicts
+from survey_lib.evidence import reading, records, verdicts
 from survey_lib.evidence.intervals import Interval, seeds_needed, t_interval
 from survey_lib.evidence.protocol import MissingArm
 from survey_lib.evidence.records import Record
@@ -137,8 +137,8 @@ def test_records_round_trip_sorted_and_whole(tmp_path):
     path = tmp_path / "r.jsonl"
     given = rows([0.3, 0.1, 0.2])
     records.write_records(path, reversed(given))
-    assert records.read_records(path) == given
-    assert records.read_records(tmp_path / "absent.jsonl") == []
+    assert reading.read_records(path) == given
+    assert reading.read_records(tmp_path / "absent.jsonl") == []
 
 
 def test_a_damaged_line_is_named(tmp_path):
@@ -146,10 +146,10 @@ def test_a_damaged_line_is_named(tmp_path):
     records.write_records(path, rows([0.3, 0.1]))
     path.write_text(path.read_text()[:-20])
     with pytest.raises(records.RecordError, match=r"r\.jsonl:2: not a JSON record"):
-        records.read_records(path)
+        reading.read_records(path)
     path.write_text(json.dumps({"schema": 99}))
     with pytest.raises(records.RecordError, match="schema 1 expected"):
-        records.read_records(path)
+        reading.read_records(path)
 
 
 def test_nan_is_not_written():

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from survey_lib.evidence.protocol import MissingArm, Rows
+from survey_lib.evidence.reading import study as recorded
 from survey_lib.evidence.records import Record
-from survey_lib.evidence.records import study as recorded
 from survey_lib.experiments.closer_look import cells, study
 from survey_lib.experiments.closer_look.cells import BUDGETS, Cell
 from survey_lib.experiments.context import Context, measure

@@ -6,8 +6,8 @@ import pytest
 
 from survey_lib.cards.card import read_card
 from survey_lib.evidence.protocol import best_rates, by_cell, tune_grid
-from survey_lib.evidence.records import study
-from survey_lib.experiments import EXPERIMENTS, runner
+from survey_lib.evidence.reading import study
+from survey_lib.experiments import EXPERIMENTS, judging, runner
 from survey_lib.experiments.context import cell_key, needed
 
 TWO_FILES = [s for s in EXPERIMENTS if runner.experiment(s).cells is not runner.experiment(s).study]
@@ -54,7 +54,7 @@ def test_what_a_cell_needs_needs_nothing_of_it(asked):
 
 
 def test_every_claim_has_its_statistic_and_every_statistic_its_claim(experiment):
-    pairs = runner.claims_and_statistics(experiment.slug)
+    pairs = judging.claims_and_statistics(experiment.slug)
     assert all(statistic for claim, statistic in pairs if not claim.not_tested)
     names = {claim.statistic for claim, _ in pairs if not claim.not_tested}
     assert names == set(experiment.statistics)
@@ -65,7 +65,7 @@ def test_the_committed_study_covers_the_grid_and_every_claim_is_judged(experimen
     if not recorded:
         pytest.skip("no study yet")
     assert recorded == {cell_key(experiment.slug, c) for c in experiment.grid("study")}
-    verdicts = runner.verdicts(experiment.slug)
+    verdicts = judging.verdicts(experiment.slug)
     assert len(verdicts) == len(read_card(experiment.slug).claims)
     assert all(v.interval is not None for v in verdicts if not v.claim.not_tested)
     assert not any(v.changed for v in verdicts)

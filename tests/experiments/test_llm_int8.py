@@ -9,8 +9,8 @@ import torch
 
 from survey_lib.cards.card import read_card
 from survey_lib.evidence.protocol import MissingArm, Rows
+from survey_lib.evidence.reading import study as recorded
 from survey_lib.evidence.records import Record
-from survey_lib.evidence.records import study as recorded
 from survey_lib.experiments.context import Context, measure, needed
 from survey_lib.experiments.llm_int8 import cells, study
 from survey_lib.experiments.llm_int8.cells import Cell

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import spearmanr
 
 from survey_lib.evidence.protocol import MissingArm, Rows
+from survey_lib.evidence.reading import study as recorded
 from survey_lib.evidence.records import Record
-from survey_lib.evidence.records import study as recorded
 from survey_lib.experiments.context import measure
 from survey_lib.experiments.loss_modelling import cells, study
 from survey_lib.experiments.loss_modelling.cells import Cell

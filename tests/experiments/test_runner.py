@@ -19,9 +19,9 @@ from survey_lib import files
 from survey_lib.cards.card import read_card
 from survey_lib.cli import app
 from survey_lib.evidence.records import Record
-from survey_lib.experiments import runner
-from tests.experiments import fake_experiment
-from tests.experiments.fake_experiment import Cell
+from survey_lib.experiments import judging, runner
+from tests.experiments.fake_experiment import study as fake_study
+from tests.experiments.fake_experiment.cells import Cell
 from tests.experiments.fake_package import study as fake_package_study
 from tests.experiments.fake_package.cells import Cell as PackageCell
 
@@ -36,11 +36,12 @@ def fake(monkeypatch, tmp_path):
     card = read_card("to_prune_or_not")
     claim = replace(card.claims[0], id="value", statistic="value", profile="quick", unit="nats")
     card = replace(card, slug="fake", claims=(claim,), tolerance={"value": 0.1})
-    monkeypatch.setattr(runner, "read_card", lambda slug: card)
+    for module in (runner, judging):
+        monkeypatch.setattr(module, "read_card", lambda slug: card)
 
     def cells(*kinds):
         made = [Cell(kind, i, str(tmp_path)) for i, kind in enumerate(kinds)]
-        monkeypatch.setattr(fake_experiment, "CELLS", made)
+        monkeypatch.setattr(fake_study, "CELLS", made)
         return made
 
     cells.runs = lambda: Counter((tmp_path / "runs.txt").read_text().split("\n")[:-1])
@@ -90,15 +91,15 @@ def test_a_killed_run_is_resumed_without_losing_a_cell(fake, tmp_path):
     made = fake(*["slow"] * 8)
     script = textwrap.dedent(f"""
         import dataclasses
-        from survey_lib.experiments import runner
-        from tests.experiments import fake_experiment as fake
+        from survey_lib.experiments import judging, runner
+        from tests.experiments.fake_experiment import cells, study
         if __name__ == "__main__":
             runner.EXPERIMENTS["fake"] = "{MODULE}"
             card = dataclasses.replace(runner.read_card("to_prune_or_not"), slug="fake")
             claim = dataclasses.replace(card.claims[0], id="value", statistic="value")
             card = dataclasses.replace(card, claims=(claim,))
             runner.read_card = lambda slug: card
-            fake.CELLS = [fake.Cell("slow", i, {str(tmp_path)!r}) for i in range(8)]
+            study.CELLS = [cells.Cell("slow", i, {str(tmp_path)!r}) for i in range(8)]
             runner.run("fake", "quick", jobs=2, progress=False)
     """)
     path = tmp_path / "script.py"
@@ -130,13 +131,13 @@ def test_a_run_that_is_ended_takes_its_workers_with_it(way, fake, tmp_path):
     script = textwrap.dedent(f"""
         import dataclasses
         from survey_lib.cli import app
-        from survey_lib.experiments import runner
-        from tests.experiments import fake_experiment as fake
+        from survey_lib.experiments import judging, runner
+        from tests.experiments.fake_experiment import cells, study
         if __name__ == "__main__":
             runner.EXPERIMENTS["fake"] = "{MODULE}"
             card = dataclasses.replace(runner.read_card("to_prune_or_not"), slug="fake", claims=())
             runner.read_card = lambda slug: card
-            fake.CELLS = [fake.Cell("slow", i, {str(tmp_path)!r}) for i in range(500)]
+            study.CELLS = [cells.Cell("slow", i, {str(tmp_path)!r}) for i in range(500)]
             app(["run", "fake", "--jobs", "2"])
     """)
     (tmp_path / "script.py").write_text(script)
@@ -244,11 +245,11 @@ def test_a_quick_number_away_from_its_twin_is_a_difference(fake):
         [replace(r, numbers={"value": r.numbers["value"] + d}, provenance=elsewhere) for r in fresh]
         for d in (0.05, 0.2)
     )
-    assert runner.differences("fake", fresh, near) == []
-    assert len(runner.differences("fake", fresh, far)) == 2
-    assert "no recorded twin" in runner.differences("fake", fresh, near[:1])[0]
+    assert judging.differences("fake", fresh, near) == []
+    assert len(judging.differences("fake", fresh, far)) == 2
+    assert "no recorded twin" in judging.differences("fake", fresh, near[:1])[0]
     lacking = [replace(fresh[0], numbers={})]
-    assert "absent" in runner.differences("fake", lacking, near)[0]
+    assert "absent" in judging.differences("fake", lacking, near)[0]
 
 
 def test_on_the_same_processor_twins_are_equal_to_the_bit(fake):
@@ -256,8 +257,8 @@ def test_on_the_same_processor_twins_are_equal_to_the_bit(fake):
     fresh = go()
     assert fresh[0].provenance["cpu"]
     near = [replace(r, numbers={"value": r.numbers["value"] + 1e-12}) for r in fresh]
-    assert len(runner.differences("fake", fresh, near)) == 2
-    assert runner.differences("fake", fresh, fresh) == []
+    assert len(judging.differences("fake", fresh, near)) == 2
+    assert judging.differences("fake", fresh, fresh) == []
 
 
 def test_only_missing_cells_are_run_when_asked(fake, monkeypatch):
@@ -311,7 +312,8 @@ def package(monkeypatch, tmp_path):
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(runner.EXPERIMENTS, "fake", "tests.experiments.fake_package")
     card = replace(read_card("to_prune_or_not"), slug="fake", claims=(), tolerance={})
-    monkeypatch.setattr(runner, "read_card", lambda slug: card)
+    for module in (runner, judging):
+        monkeypatch.setattr(module, "read_card", lambda slug: card)
 
     def cells(*made):
         made = [PackageCell(arm, seed, str(tmp_path), **more) for arm, seed, more in made]
@@ -404,7 +406,7 @@ def test_what_is_asked_never_ages_what_was_measured():
 
 def test_verdicts_come_from_the_records(fake):
     fake(*["ok"] * 6)
-    (verdict,) = runner.verdicts("fake", go())
+    (verdict,) = judging.verdicts("fake", go())
     assert verdict.values == {i: float(i) for i in range(6)}
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from survey_lib.evidence.protocol import MissingArm, Rows
+from survey_lib.evidence.reading import study as recorded
 from survey_lib.evidence.records import Record
-from survey_lib.evidence.records import study as recorded
 from survey_lib.experiments.context import measure
 from survey_lib.experiments.to_prune_or_not import cells, study
 from survey_lib.experiments.to_prune_or_not.cells import Cell

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 from survey_lib import cli
 from survey_lib.cards.card import read_card
 from survey_lib.evidence import attest
-from survey_lib.evidence.records import Record, study, study_path, write_records
-from survey_lib.experiments import runner, verify
+from survey_lib.evidence.reading import study
+from survey_lib.evidence.records import Record, study_path, write_records
+from survey_lib.experiments import judging, runner, verify
 from survey_lib.experiments.verify import choose
 from tests.experiments.fake_package import cells
 from tests.experiments.fake_package import study as asked
@@ -23,7 +24,8 @@ def recorded(monkeypatch, tmp_path):
         monkeypatch.setenv(f"SURVEY_{name}", str(tmp_path / name.lower()))
     monkeypatch.setitem(runner.EXPERIMENTS, "fake", "tests.experiments.fake_package")
     card = replace(read_card("to_prune_or_not"), slug="fake", claims=(), tolerance={})
-    monkeypatch.setattr(runner, "read_card", lambda slug: card)
+    for module in (runner, judging):
+        monkeypatch.setattr(module, "read_card", lambda slug: card)
     monkeypatch.setattr(verify, "commit", lambda: "0123456789ab")
     made = [
         Cell("parent", 1, str(tmp_path)),
@@ -56,16 +58,16 @@ def later_code(monkeypatch):
 
 
 def test_a_sample_that_agrees_is_written_with_what_it_rests_on(recorded, monkeypatch):
-    assert runner.state("fake").word == "current"
+    assert judging.state("fake").word == "current"
     later_code(monkeypatch)
-    assert runner.state("fake").word == "unattested"
+    assert judging.state("fake").word == "unattested"
     note = go(write=True)
     assert note.agrees
     assert {c["arm"] for c in note.cells} == {"parent", "child"}
     assert note.numbers == 1 + 3  # the parent's timing apart
     assert all(c["exact"] for c in note.cells)
     assert attest.attestations("fake") == [note]
-    state = runner.state("fake")
+    state = judging.state("fake")
     assert (state.word, state.cells, state.numbers, state.worst) == ("attested", 2, 4, 0.0)
     assert state.commit == "0123456789ab"
     assert "survey_lib.new" in attest.origins()[note.digest]["modules"]
@@ -79,7 +81,7 @@ def test_a_nested_number_changed_by_hand_is_caught(recorded, monkeypatch):
     assert not note.agrees
     assert any("nested.list.1.deep is 0.1, recorded 0.1000001" in d for d in note.disagreements)
     assert note.worst["path"] == "nested.list.1.deep"
-    assert runner.state("fake").word == "unattested"
+    assert judging.state("fake").word == "unattested"
     assert not attest.attestations("fake")[-1].agrees
 
 
@@ -87,13 +89,13 @@ def test_a_record_edited_after_its_attestation_is_attested_no_more(recorded, mon
     later_code(monkeypatch)
     go(write=True)
     rewrite(lambda r: edit(r, 0.7))
-    assert runner.state("fake").word == "unattested"
+    assert judging.state("fake").word == "unattested"
 
 
 def test_a_disagreement_after_an_agreement_counts(recorded, monkeypatch):
     later_code(monkeypatch)
     attest.append(replace(go(write=True), disagreements=["worse"]))
-    assert runner.state("fake").word == "unattested"
+    assert judging.state("fake").word == "unattested"
 
 
 def test_elsewhere_the_cards_tolerance_holds(recorded, monkeypatch):
@@ -101,7 +103,8 @@ def test_elsewhere_the_cards_tolerance_holds(recorded, monkeypatch):
     rewrite(lambda r: replace(edit(r, 0.15), provenance=r.provenance | other))
     assert not go().agrees
     card = replace(runner.read_card("fake"), tolerance={"nested.*.deep": 0.06})
-    monkeypatch.setattr(runner, "read_card", lambda slug: card)
+    for module in (runner, judging):
+        monkeypatch.setattr(module, "read_card", lambda slug: card)
     note = go()
     assert note.agrees
     assert note.worst["difference"] == pytest.approx(0.05)

@@ -121,6 +121,15 @@ def test_products_are_counted_by_closed_form(name, grad):
         assert count_macs(net, x) == wanted
 
 
+def test_torchs_dynamic_int8_kernel_is_counted():
+    from survey_lib.mechanics.int8 import absmax, dynamic_product, pack
+
+    packed = pack(absmax(torch.randn(4, 8), 1))
+    net = Call(lambda _w, x: dynamic_product(x, packed, dim=None), 1)
+    with torch.no_grad():
+        assert count_macs(net, torch.randn(5, 8)) == 8 * 4  # of one example
+
+
 def test_bilinear_and_deformable_layers():
     assert count_macs(nn.Bilinear(8, 5, 4), (X[:, 0], X[:, 1, :5])) == 8 * 5 * 4
     assert count_macs(nn.Bilinear(8, 8, 4), (X, X)) == 7 * 256

@@ -274,6 +274,8 @@ POOLS = {
     "AdaptiveMaxPool2d": free(lambda: maps(lambda m, y: m.p(y), p=nn.AdaptiveMaxPool2d(3)),
                               IMAGES),
     "pad of space": free(lambda: maps(lambda m, y: F.pad(y, (1, 1, 2, 0))), IMAGES),
+    "pad of space, all by place": free(
+        lambda: maps(lambda m, y: F.pad(y, (1, 1, 2, 0), "constant", 0.5)), IMAGES),
     "ReplicationPad2d": free(lambda: maps(lambda m, y: m.p(y), p=nn.ReplicationPad2d(1)),
                              IMAGES),
     "upsampling": free(lambda: maps(lambda m, y: m.p(y), p=nn.Upsample(scale_factor=2)), IMAGES),
@@ -427,6 +429,7 @@ OPERATORS = {
     "any": lambda y: tokens(y) * tokens(y).any(-1, keepdim=True),
     "item": lambda y: tokens(y) * y.sum().item(),
     "where of one": lambda y: tokens(y) + torch.where(y > 0)[0].sum(),
+    "where of one by keyword": lambda y: tokens(y) + torch.where(condition=y > 0)[0].sum(),
     "argwhere": lambda y: tokens(y) + torch.argwhere(y > 0).sum(),
     "nonzero": lambda y: tokens(y) + (y > 0).nonzero().sum(),
     "outer": lambda y: tokens(y) + torch.outer(y[:, 0, 0, 0], y[0, :, 0, 0])[:, None],
@@ -487,7 +490,7 @@ UNFOLLOWED = {
     "numpy": "Net: control flow that depends on the data",
     "tolist": "Net: control flow that depends on the data",
     **dict.fromkeys(
-        ("item", "where of one", "argwhere", "nonzero"),
+        ("item", "where of one", "where of one by keyword", "argwhere", "nonzero"),
         "Net: control flow that depends on the data",
     ),
     "vmap": "Net: flatten reads a tensor of unseen origin (made by compiled or scripted code)",
@@ -534,6 +537,7 @@ KEYWORDS = {
     "cat": lambda m, y: m.b(torch.cat(tensors=(y[:, :4], y[:, 4:]), dim=1)),
     "add": lambda m, y: m.b(torch.add(input=y, other=y.flip(2), alpha=2)),
     "relu": lambda m, y: m.b(F.relu(input=y)),
+    "where": lambda m, y: m.b(torch.where(y > 0, y, other=-y)),
     "dropout": lambda m, y: m.b(F.dropout(input=y, p=0.5, training=False)),
     "pool": lambda m, y: m.b(F.max_pool2d(input=y, kernel_size=2)),
     "batch norm": lambda m, y: m.b(F.batch_norm(input=y, running_mean=torch.zeros(8).to(y),
@@ -541,7 +545,7 @@ KEYWORDS = {
     "sum over channels": lambda m, y: m.b(y) * torch.sum(input=y, dim=1, keepdim=True),
 }  # fmt: skip
 KEYWORD_FREE = {"a layer", "a function", "weights by position", "flatten", "chunk", "add", "relu",
-                "dropout", "pool"}  # fmt: skip
+                "where", "dropout", "pool"}  # fmt: skip
 KEYWORD_WHOLE = {
     "mean": "indexing in ByKeyword picks some of the channels",
     "cat": "indexing in ByKeyword picks some of the channels",
@@ -1068,6 +1072,12 @@ def test_a_lazy_layer_is_to_be_run_first():
 # Raw errors of the tracer.
 
 TRACER = {
+    "split by half their number and by four": whole(
+        lambda: maps(lambda m, y: torch.cat(y.split([y.size(1) // 2, 4], 1), 1)), IMAGES,
+        "split in Body cuts the channels into fixed pieces"),
+    "tokens summed by a vector": whole(
+        lambda: rows(lambda m, y: y.mT @ m.v, v=nn.Parameter(torch.ones(5))), TOKENS,
+        "matmul in Body runs over the channels"),
     "cat of chunks over space": free(
         lambda: maps(lambda m, y: torch.cat(y.chunk(2, 2), 2)), IMAGES),
     "a pool that also gives indices": Case(

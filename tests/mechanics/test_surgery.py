@@ -253,9 +253,10 @@ def test_a_damaged_file_is_one_clear_sentence(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(StorageError, match="damaged, or not the file"):
         load_compressed(tmp_path, model, x)
-    (tmp_path / "recipe.json").write_text("{")
-    with pytest.raises(StorageError, match="not readable as JSON"):
-        load_compressed(tmp_path, model, x)
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "recipe.json").write_text(text)
+        with pytest.raises(StorageError, match="not readable as JSON"):
+            load_compressed(tmp_path, model, x)
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(StorageError, match="not written by save_compressed"):
         load_compressed(tmp_path, model, x)

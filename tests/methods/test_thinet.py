@@ -461,8 +461,10 @@ def test_what_cannot_be_met_is_refused():
     with pytest.raises(ValueError, match="share kept"):
         method.Config(r=(("features.0", 0.0),))
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
-    with pytest.raises(ValueError, match="no convolution that another one reads"):
-        kept_numbers(trace_groups(plain, torch.zeros(1, 1, 8, 8)), None, 0.5)
+    dense = build_model("densenet_small", generator=seeded(0))  # all read by several
+    for net, x in ((plain, torch.zeros(1, 1, 8, 8)), (dense, torch.zeros(1, 1, 28, 28))):
+        with pytest.raises(ValueError, match="whose channels one other convolution alone reads"):
+            kept_numbers(trace_groups(net, x), None, 0.5)
 
 
 # ---- the opponents

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from survey_lib.evidence.records import study
+from survey_lib.evidence.reading import study
 from survey_lib.experiments import EXPERIMENTS
 from survey_lib.publish import layout
 from survey_lib.show import page

@@ -3,7 +3,8 @@ import math
 import pandas as pd
 import pytest
 
-from survey_lib.evidence.records import Record, study
+from survey_lib.evidence.reading import study
+from survey_lib.evidence.records import Record
 from survey_lib.methods import to_prune_or_not as method
 from survey_lib.show import page
 from survey_lib.show.explorers import to_prune_or_not as chapter

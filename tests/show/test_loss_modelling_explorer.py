@@ -1,7 +1,7 @@
 import pytest
 
 from survey_lib.evidence.protocol import Rows
-from survey_lib.evidence.records import study as recorded_study
+from survey_lib.evidence.reading import study as recorded_study
 from survey_lib.experiments.loss_modelling import study
 from survey_lib.experiments.loss_modelling.cells import Cell
 from survey_lib.show import page

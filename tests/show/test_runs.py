@@ -19,7 +19,7 @@ def ran(monkeypatch):
         given["compared"].append(slug)
         return ["x differs"]
 
-    monkeypatch.setattr(runs.runner, "differences", differences)
+    monkeypatch.setattr(runs.judging, "differences", differences)
     return given
 
 

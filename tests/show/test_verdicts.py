@@ -96,10 +96,10 @@ def test_the_table_says_how_the_study_stands_to_todays_code(opened, told, words)
 
 
 def test_the_open_page_finds_its_state_by_itself(opened, monkeypatch):
-    from survey_lib.experiments import runner
+    from survey_lib.experiments import judging
 
     asked = []
-    monkeypatch.setattr(runner, "state", lambda slug: asked.append(slug) or state("current"))
+    monkeypatch.setattr(judging, "state", lambda slug: asked.append(slug) or state("current"))
     page.remember([verdict(GOOD)])
     assert "Made at commit abc123" in verdict_table().html
     assert asked == ["a_paper"]

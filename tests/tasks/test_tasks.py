@@ -413,8 +413,7 @@ def test_checkpoints_are_small_and_listed():
     assert total < 10e6
     for name, digest in dense.SHIPPED_SHA256.items():
         assert files.sha256(dense.CHECKPOINTS / f"{name}.safetensors") == digest
-    shipped = {name for name in dense.SHIPPED_SHA256 if not name.startswith("first/")}
-    assert shipped == set(dense.OWN) == set(MODELS) - {"toy_mlp"}
+    assert set(dense.SHIPPED_SHA256) == set(dense.OWN) == set(MODELS) - {"toy_mlp"}
 
 
 def test_net_0_of_the_standard_recipe_is_the_shipped_one_and_no_other_is():

@@ -42,7 +42,10 @@ def kept_numbers(
     if isinstance(ratios, tuple):
         layers = tuple(name for name, _ in ratios)
     if not layers:
-        raise ValueError(f"thinet: {graph.model} has no convolution that another one reads")
+        raise ValueError(
+            f"thinet: {graph.model} has no convolution whose channels one other convolution alone "
+            "reads"
+        )
     if budget is None and ratios is None:
         raise ValueError("thinet: give a budget, or the share r that the layers keep")
     sizes = {name: graph[name].size for name in layers}

@@ -1,4 +1,4 @@
-"""An experiment whose cells do what their ``kind`` says; workers import it by name."""
+"""An experiment whose cells do what their arm says; workers import it by name."""
 
 import os
 import signal
@@ -11,34 +11,28 @@ DATA = ("fashion_mnist.npz",)
 
 @dataclass(frozen=True)
 class Cell:
-    kind: str
+    arm: str
     seed: int
     folder: str
 
 
-CELLS: list[Cell] = []
-
-
-def grid(profile):
-    return CELLS if profile == "quick" else []
-
-
-def run(cell):
+def run(context):
+    cell = context.cell
     folder = Path(cell.folder)
     with (folder / "runs.txt").open("a") as file:
-        file.write(f"{cell.kind} {cell.seed}\n")
-    if cell.kind == "raise":
+        file.write(f"{cell.arm} {cell.seed}\n")
+    if cell.arm == "raise":
         raise ValueError("this cell always fails")
-    if cell.kind == "nan":
+    if cell.arm == "nan":
         return {"value": float("nan")}
-    if cell.kind == "slow":
+    if cell.arm == "slow":
         time.sleep(0.4)
     first_time = not (folder / f"died-{cell.seed}").exists()
-    if cell.kind == "die" or (cell.kind == "die_once" and first_time):
+    if cell.arm == "die" or (cell.arm == "die_once" and first_time):
         (folder / f"died-{cell.seed}").touch()
         time.sleep(0.3)  # let the neighbours start, so that they are orphaned too
         os.kill(os.getpid(), signal.SIGKILL)
     return {"value": cell.seed * 1.0}
 
 
-STATISTICS = {"value": lambda rows: rows[0].numbers["value"]}
+ARMS = dict.fromkeys(("ok", "slow", "raise", "nan", "die", "die_once"), run)

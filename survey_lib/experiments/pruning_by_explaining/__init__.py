@@ -1,0 +1,1 @@
+"""Pruning by explaining (Yeom et al. 2021): what is measured, and what is asked."""

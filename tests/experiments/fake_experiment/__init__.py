@@ -1,0 +1,1 @@
+"""An experiment whose cells do what their arm says."""
