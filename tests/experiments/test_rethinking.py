@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from survey_lib.evidence.protocol import MissingArm, Rows
-from survey_lib.evidence.records import Record
 from survey_lib.evidence.reading import study as recorded
+from survey_lib.evidence.records import Record
 from survey_lib.experiments.context import Context, measure
 from survey_lib.experiments.rethinking import cells, study
 from survey_lib.experiments.rethinking.cells import MACS, WEIGHTS, Cell
