@@ -7,8 +7,9 @@ from typing import Any
 from survey_lib.evidence.protocol import Role, Rows, mean, statistics, tune_grid
 from survey_lib.experiments.rethinking.cells import FOUND, MACS, PREDEFINED, WEIGHTS, Cell
 
-SEEDS, FEW = 8, 5
-"""Replicates of what is near nothing (the ℓ1 shapes and the tickets), and of the others."""
+SEEDS, DESIGNED, FEW = 8, 12, 5
+"""Replicates of what is near nothing (the ℓ1 shapes, ThiNet's nets, the tickets), of the designed
+shapes, and of the others; by what a pilot of three let expect."""
 METHODS = (*PREDEFINED, "slimming", "structures", "magnitude")
 HALF, SPARSEST, SMALLEST = MACS[1], WEIGHTS[-1], FOUND[0]
 TICKET = 0.1
@@ -153,11 +154,11 @@ def dense(seed: int, name: str = "", **more: Any) -> Cell:
 
 
 def _firm(seed: int) -> list[Cell]:
-    """What has most replicates: ℓ1 against scratch, and the tickets."""
+    """What is near nothing: ℓ1 and ThiNet against scratch, and the tickets."""
     large = RATES["dense"]
     return [
         dense(seed),
-        *(tuned("l1", seed, k, how) for k in MACS for how in TUNINGS),
+        *(tuned(name, seed, k, how) for name in ("l1", "thinet") for k in MACS for how in TUNINGS),
         *(scratch("predefined", seed, k, how) for k in MACS for how in "eb"),
         *(ticket(how, seed, rate) for how in INITS for rate in (large, small(large))),
     ]
@@ -165,20 +166,23 @@ def _firm(seed: int) -> list[Cell]:
 
 def _others(seed: int) -> list[Cell]:
     cells = [dense(seed, "structures"), cell("longer", seed, how="falling", lr=RATES["l1 falling"])]
-    cells += [cell("sparse", seed, name) for name in ("slimming", "structures")]
-    for name in METHODS[1:]:
+    cells += [cell("sparse", seed, "structures")]
+    for name in METHODS[2:]:
         cells += [
             tuned(name, seed, k, how) for k in shares(name) for how in ("constant", "falling")
         ]
         if name not in PREDEFINED:
             cells += [scratch(name, seed, k, how) for k in shares(name) for how in "eb"]
-    return [*cells, *(design(name, seed) for name in DESIGNS)]
+    return cells
+
+
+def _designs(seed: int) -> list[Cell]:
+    return [cell("sparse", seed, "slimming"), *(design(name, seed) for name in DESIGNS)]
 
 
 def _study() -> list[Cell]:
-    cells = [c for s in range(SEEDS) for c in _firm(s)] + [
-        c for s in range(FEW) for c in _others(s)
-    ]
+    parts = {_firm: SEEDS, _designs: DESIGNED, _others: FEW}
+    cells = [c for part, seeds in parts.items() for s in range(seeds) for c in part(s)]
     # nets that others start from first, so that no two workers train the same one
     first = {"dense": 0, "sparse": 1, "ticket": 2}
     return sorted(cells, key=lambda c: (first.get(c.arm, 4), c.how))
