@@ -4,6 +4,7 @@ The *parts* of the key are kept beside an executed chapter; a chapter runs again
 differs, and the difference says why.
 """
 
+import ast
 import contextlib
 import hashlib
 import importlib.metadata
@@ -87,6 +88,9 @@ def key_parts(slug: str, profile: str, loaded: Iterable[str] = ()) -> dict[str, 
     method = method_file(slug)
     own += [method] if method.name == f"{slug}.py" else sorted(method.parent.glob("*.py"))
     own += sorted(files.results_dir().glob(f"*/{slug}.jsonl"))
+    for other in sorted(chapters_judged(sources) - {slug}):
+        own += [files.PACKAGE / "cards" / f"{other}.md"]
+        own += [files.results_dir() / "study" / f"{other}.jsonl"]
     if any(name.startswith("survey_lib.tasks") for name in modules):
         own += _data_files(files.PACKAGE / "tasks")
     own += _data_files(files.PACKAGE / "show")
@@ -99,6 +103,22 @@ def key_parts(slug: str, profile: str, loaded: Iterable[str] = ()) -> dict[str, 
             parts[f"version of {package}"] = importlib.metadata.version(package)
     parts["version of Python"] = ".".join(platform.python_version_tuple()[:2])
     return parts
+
+
+def chapters_judged(sources: list[str]) -> set[str]:
+    """Chapters that code cells name, where they ask for verdicts; else none.
+
+    A page that shows another chapter's verdicts rests on that chapter's card and study as well.
+    """
+    if "survey_lib.experiments.judging.verdicts" not in static_imports(sources):
+        return set()
+    known = {card.stem for card in (files.PACKAGE / "cards").glob("*.md")}
+    named: set[str] = set()
+    for source in sources:
+        with contextlib.suppress(SyntaxError):
+            nodes = ast.walk(ast.parse(source))
+            named |= {n.value for n in nodes if isinstance(n, ast.Constant) and n.value in known}
+    return named
 
 
 def static_imports(sources: Iterable[str]) -> set[str]:

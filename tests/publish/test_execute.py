@@ -163,6 +163,24 @@ def test_only_what_changed_runs_again(book, fake_papermill):
     assert cache_key.explain("alpha") == ["the notebook's code changed"]
 
 
+def test_another_chapters_verdicts_are_part_of_what_a_page_rests_on(book, fake_papermill):
+    (book.package / "cards" / "beta.md").write_text("first\n")
+    record = book.root / "results" / "study" / "beta.jsonl"
+    asks = "from survey_lib.experiments.judging import verdicts"
+    for line, reasons in [
+        (asks, ["results/study/beta.jsonl changed", "survey_lib/cards/beta.md changed"]),
+        ("verdicts = str", ["up to date"]),  # a name alone is a word like any other
+    ]:
+        book.write("alpha", chapter(code(f"{line}\nfor slug in ('beta', 'gamma'):\n    slug")))
+        record.write_text("{}\n")
+        execute.execute(["alpha"], "quick", say=silent)
+        assert cache_key.explain("alpha") == ["up to date"]
+        record.write_text("{ }\n")
+        card = book.package / "cards" / "beta.md"
+        card.write_text(card.read_text() + "more\n")
+        assert cache_key.explain("alpha") == reasons
+
+
 def test_another_version_of_a_package_runs_it_again(book, fake_papermill, monkeypatch):
     execute.execute(["alpha"], "quick", say=silent)
     real = importlib.metadata.version
