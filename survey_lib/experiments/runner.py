@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
@@ -183,13 +183,16 @@ def _quiet() -> None:
 
 def _submit(pool: Executor, words: tuple) -> Future:
     """Hand a call to a pool; a worker that starts for it leaves Ctrl-C to us."""
-    if threading.current_thread() is not threading.main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "pthread_sigmask"):
         return pool.submit(*words)
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a new process inherits
+    resource_tracker.ensure_running()  # when it starts, it lets signals through again
+    # held back, not ignored: a new process inherits that, and a Ctrl-C of this moment comes after
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(*words)
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if heard is None else heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
 
 
 def _end_workers(pool: Executor) -> None:

@@ -7,7 +7,7 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -162,6 +162,21 @@ def test_a_run_that_is_ended_takes_its_workers_with_it(way, fake, tmp_path):
     _wait_until(lambda: not _alive(process.pid))
     for path in stored.glob("*.json"):
         assert json.loads(path.read_text())["status"] == "done"
+
+
+def test_ctrl_c_while_a_cell_is_handed_over_is_not_lost():
+    class Pool(Executor):
+        taken = False
+
+        def submit(self, fn, /, *args, **kwargs):
+            os.kill(os.getpid(), signal.SIGINT)
+            self.taken = True
+            return Future()
+
+    pool = Pool()
+    with pytest.raises(KeyboardInterrupt):
+        runner._submit(pool, (print,))
+    assert pool.taken, "what starts a worker is not cut in two"
 
 
 def test_a_full_disk_ends_the_run_and_loses_no_stored_cell(fake, tmp_path, monkeypatch):

@@ -50,14 +50,14 @@ def draw() -> Drawing:
                 tuple(look),
             ),
             Stage(
-                "compared: two beginnings",
+                "scored: two beginnings",
                 "One net goes on from what the large net learned. The other starts from chance.",
                 tuple(scored),
             ),
             Stage(
-                "held equal: epochs, or MACs",
+                "what goes: the old weights",
                 "An epoch of the small net is cheap, so Scratch-B gets more of them, until both "
-                "trainings have cost the same.",
+                "have cost the same. If it ends as well, the old weights can go.",
                 tuple(goes),
             ),
         ],
