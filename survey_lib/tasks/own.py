@@ -159,7 +159,7 @@ def _imports_beside(path: Path, siblings: dict[str, ModuleType]) -> Iterator[Non
         for added in paths:
             with suppress(ValueError):
                 sys.path.remove(added)
-        for name, module in list(sys.modules.items()):
+        for name, module in sys.modules.copy().items():
             top = _top(name)
             if top not in before and any(
                 (folder / f"{top}.py").is_file() or (folder / top).is_dir() for folder in folders

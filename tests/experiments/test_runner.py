@@ -129,11 +129,12 @@ def test_a_killed_run_is_resumed_without_losing_a_cell(fake, tmp_path):
 @pytest.mark.parametrize("way", ["Ctrl-C", "kill -9"])
 def test_a_run_that_is_ended_takes_its_workers_with_it(way, fake, tmp_path):
     script = textwrap.dedent(f"""
-        import dataclasses
+        import dataclasses, signal
         from survey_lib.cli import app
         from survey_lib.experiments import judging, runner
         from tests.experiments.fake_experiment import cells, study
         if __name__ == "__main__":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # as where a person types it
             runner.EXPERIMENTS["fake"] = "{MODULE}"
             card = dataclasses.replace(runner.read_card("to_prune_or_not"), slug="fake", claims=())
             runner.read_card = lambda slug: card
@@ -174,8 +175,12 @@ def test_ctrl_c_while_a_cell_is_handed_over_is_not_lost():
             return Future()
 
     pool = Pool()
-    with pytest.raises(KeyboardInterrupt):
-        runner._submit(pool, (print,))
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runner._submit(pool, (print,))
+    finally:
+        signal.signal(signal.SIGINT, was)
     assert pool.taken, "what starts a worker is not cut in two"
 
 
