@@ -114,7 +114,7 @@ def _loaded(path: Path) -> ModuleType:
     """
     folder = path.resolve().parent
     package = f"survey_own_{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
-    for known in [m for m in sys.modules if m == package or m.startswith(f"{package}.")]:
+    for known in [m for m in list(sys.modules) if m == package or m.startswith(f"{package}.")]:
         del sys.modules[known]  # a file may have changed since
     sys.modules[package] = ModuleType(package)
     sys.modules[package].__path__ = [str(folder)]  # `from .layers import x` looks here
@@ -150,7 +150,7 @@ def _imports_beside(path: Path, siblings: dict[str, ModuleType]) -> Iterator[Non
     for name in _BESIDE:
         sys.modules.pop(name, None)
     sys.modules.update(siblings)
-    before = {_top(name) for name in sys.modules} - {_top(name) for name in siblings}
+    before = {_top(name) for name in list(sys.modules)} - {_top(name) for name in siblings}
     sys.path[:0] = paths = [str(folder) for folder in folders]
     importlib.invalidate_caches()
     try:
