@@ -187,12 +187,16 @@ def _submit(pool: Executor, words: tuple) -> Future:
     if not main or not hasattr(signal, "pthread_sigmask"):
         return pool.submit(*words)
     resource_tracker.ensure_running()  # when it starts, it lets signals through again
-    # held back, not ignored: a new process inherits that, and a Ctrl-C of this moment comes after
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    missed: list[int] = []  # another thread may take the signal, so that blocking alone won't do
+    heard = signal.signal(signal.SIGINT, lambda number, _: missed.append(number))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a new process inherits it
     try:
         return pool.submit(*words)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if heard is None else heard)
+        if missed:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _end_workers(pool: Executor) -> None:

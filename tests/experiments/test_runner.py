@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -165,12 +166,18 @@ def test_a_run_that_is_ended_takes_its_workers_with_it(way, fake, tmp_path):
         assert json.loads(path.read_text())["status"] == "done"
 
 
-def test_ctrl_c_while_a_cell_is_handed_over_is_not_lost():
+@pytest.mark.parametrize("threads", [0, 3])  # any of which may take the signal
+def test_ctrl_c_while_a_cell_is_handed_over_is_not_lost(threads):
+    over = threading.Event()
+    for _ in range(threads):
+        threading.Thread(target=over.wait, daemon=True).start()
+
     class Pool(Executor):
         taken = False
 
         def submit(self, fn, /, *args, **kwargs):
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)  # in which it arrives
             self.taken = True
             return Future()
 
@@ -181,6 +188,7 @@ def test_ctrl_c_while_a_cell_is_handed_over_is_not_lost():
             runner._submit(pool, (print,))
     finally:
         signal.signal(signal.SIGINT, was)
+        over.set()
     assert pool.taken, "what starts a worker is not cut in two"
 
 
