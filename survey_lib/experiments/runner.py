@@ -71,6 +71,11 @@ class Experiment:
         return self.study.STATISTICS
 
     @property
+    def instead(self) -> dict[str, dict[str, Callable]]:
+        """Name of a statistic → other ways to measure the same, in words → a function like it."""
+        return getattr(self.study, "INSTEAD", {})
+
+    @property
     def inexact(self) -> tuple[str, ...]:
         """Patterns of numbers that are timings."""
         return getattr(self.cells, "INEXACT", ())
