@@ -403,7 +403,7 @@ def test_a_batch_norm_behind_a_transposed_convolution_is_folded_into_it():
 
 @pytest.mark.parametrize("rows", [True, False])
 def test_a_batch_norm_behind_a_linear_layer_is_folded_where_both_mean_the_same_axis(rows):
-    """Of (N, C) it scales the layer's units; of (N, T, C) it scales places, and is no part of it."""
+    """Of (N, C) it scales the layer's units; of (N, T, C) it scales places, no part of it."""
     torch.manual_seed(1)
     norm, linear = nn.BatchNorm1d(3), nn.Linear(4, 3)
     norm.running_mean.uniform_()
