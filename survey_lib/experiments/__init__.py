@@ -10,3 +10,6 @@ EXPERIMENTS: dict[str, str] = {
     "llm_int8": "survey_lib.experiments.llm_int8",
     "rethinking": "survey_lib.experiments.rethinking",
 }
+
+BESIDE = {"own_net": "survey_lib.experiments.own_net"}
+"""What the same runner runs and no chapter tells: a user's own comparison."""
