@@ -6,6 +6,7 @@ equally many rates, keeps the rate that is best on validation images, and is com
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,7 @@ def run(
     out: Path,
     *,
     jobs: int | None = None,
+    make_pool: Callable[[int], Executor] = runner.local_pool,
     progress: bool = True,
     say: Callable[[str], None] = print,
 ) -> Compared:
@@ -118,6 +120,7 @@ def run(
         request: what is compared.
         out: folder; ``records.jsonl`` in it is read first and no run in it is made again.
         jobs: worker processes.
+        make_pool: jobs → executor; local processes by default.
         progress: show one bar.
         say: receives a line where a method is left out.
 
@@ -134,7 +137,7 @@ def run(
     for name, why in left_out.items():
         say(f"left out: {name}: {why}")
     cells = _cells(request, names)
-    found = _run(cells, out, jobs, progress)
+    found = _run(cells, out, jobs, make_pool, progress)
     numbers = by_cell(found.values(), Cell)
     broken = [r for c, r in found.items() if c.arm == "dense" and r.status != "done"]
     if broken:
@@ -213,7 +216,13 @@ def _cells(request: Request, names: Sequence[str]) -> list[Cell]:
     ]  # fmt: skip
 
 
-def _run(cells: Sequence[Cell], out: Path, jobs: int | None, progress: bool) -> dict[Cell, Record]:
+def _run(
+    cells: Sequence[Cell],
+    out: Path,
+    jobs: int | None,
+    make_pool: Callable[[int], Executor],
+    progress: bool,
+) -> dict[Cell, Record]:
     """Every cell's record, those in ``out`` as they are; each new one is written at once."""
     path, code = out / RECORDS, runner.code_digest(SLUG)
     out.mkdir(parents=True, exist_ok=True)
@@ -237,7 +246,9 @@ def _run(cells: Sequence[Cell], out: Path, jobs: int | None, progress: bool) -> 
             write_records(path, [*others, *found.values()])
             bar.update()
 
-        runner.execute(SLUG, [c for c in cells if c not in found], keep, jobs=jobs)
+        runner.execute(
+            SLUG, [c for c in cells if c not in found], keep, jobs=jobs, make_pool=make_pool
+        )
     return {c: found[c] for c in cells}
 
 
