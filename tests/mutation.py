@@ -114,6 +114,10 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      "if fancy and not any(is_meta(i) for i in plain if isinstance(i, Tensor)):",
      "if fancy and not all(is_meta(i) for i in plain if isinstance(i, Tensor)):"):
         "of an index that is known in part the values do not show in the shape",
+    ("survey_lib/mechanics/grouping.py",
+     'wide = max((s.positions.shape[1] for s in found_slices[g] if s.role != "in"), default=1)',
+     'wide = max((s.positions.shape[1] for s in found_slices[g] if s.role != "in"), default=2)'):
+        "a group's first axis is that of what makes it, so the default is not asked for",
 }  # fmt: skip
 """(file, line as it is, line as it would be) → why no test could notice."""
 
