@@ -422,6 +422,7 @@ def check(
 
     A chapter that lacks something is named as a draft, with what it lacks; that is no failure.
     """
+    from survey_lib.experiments import EXPERIMENTS
     from survey_lib.publish import layout
     from survey_lib.publish.check_numbers import check_numbers, check_studies
     from survey_lib.publish.check_site import check_site
@@ -430,7 +431,7 @@ def check(
     from survey_lib.publish.solutions import check_solutions
 
     with _one_sentence():
-        for slug in () if studies else layout.chapters():
+        for slug in () if studies else dict.fromkeys([*layout.chapters(), *EXPERIMENTS]):
             if lacks := missing(slug):
                 typer.echo(f"draft: {slug} is not finished; it lacks:")
                 for line in lacks:

@@ -7,6 +7,7 @@ EXPERIMENTS: dict[str, str] = {
     "closer_look": "survey_lib.experiments.closer_look",
     "group_fisher": "survey_lib.experiments.group_fisher",
     "pruning_by_explaining": "survey_lib.experiments.pruning_by_explaining",
+    "adaptive_activation": "survey_lib.experiments.adaptive_activation",
     "llm_int8": "survey_lib.experiments.llm_int8",
     "rethinking": "survey_lib.experiments.rethinking",
 }

@@ -119,6 +119,9 @@ METHODS: dict[str, Entry] = {
     "pruning_by_explaining": Entry(
         "relevance", "channels", "budget", "pruning_by_explaining.method"
     ),
+    "adaptive_activation": Entry(
+        "adaptive activation", "channels", "outcome", "adaptive_activation.method", knob="target"
+    ),
     "llm_int8": Entry("LLM.int8()", "bits", "outcome", "llm_int8.method", knob="alpha"),
     "magnitude": Entry("magnitude, at once", "weights", "budget", "baselines", "magnitude"),
     "random_weights": Entry("random weights", "weights", "budget", "baselines", "random"),
@@ -128,6 +131,9 @@ METHODS: dict[str, Entry] = {
     "bn_scale": Entry("batch-norm scale", "channels", "budget", "channel_baselines", "bn_scale"),
     "taylor": Entry("Taylor", "channels", "budget", "channel_baselines", "taylor"),
     "fisher": Entry("Fisher", "channels", "budget", "channel_baselines", "fisher"),
+    "adaptive_budget": Entry(
+        "adaptive, to a budget", "channels", "budget", "adaptive_activation.budgeted"
+    ),
     "weight_sum": Entry("weight sum", "channels", "budget", "thinet.variants", "weight_sum"),
     "apoz": Entry("zeros (APoZ)", "channels", "budget", "thinet.variants", "apoz"),
     "forward": Entry("forward selection", "channels", "budget", "thinet.variants", "forward"),

@@ -18,7 +18,7 @@ from tests.colab import environment
 
 pytestmark = pytest.mark.colab
 
-CHAPTERS = sorted(path.stem for path in (layout.root() / "notebooks").glob("*.ipynb"))
+CHAPTERS = sorted(layout.slugs())
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SMALL = """\
 import altair as alt

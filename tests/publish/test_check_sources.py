@@ -84,6 +84,17 @@ def test_sources_in_step(book):
     } <= new
 
 
+def test_a_chapter_whose_study_is_to_come_may_wait_outside_the_contents(book, monkeypatch):
+    monkeypatch.setattr("survey_lib.experiments.EXPERIMENTS", {"delta": "some.module"})
+    (book.root / "notebooks" / "alpha.ipynb").rename(book.root / "notebooks" / "delta.ipynb")
+    told = ("notebooks/delta.ipynb", "is not in _toc.yml")
+    assert told not in {(f.file, f.what) for f in check_sources()}
+    path = book.root / "results" / "study" / "delta.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}\n")
+    assert told in {(f.file, f.what) for f in check_sources()}
+
+
 def test_the_address_stands_in_one_place(book):
     subprocess.run(["git", "init", "-q", "."], cwd=book.root, check=True)
     before = len(check_sources())
