@@ -119,6 +119,20 @@ METHODS: dict[str, Entry] = {
     "pruning_by_explaining": Entry(
         "relevance", "channels", "budget", "pruning_by_explaining.method"
     ),
+    "role_of_structured": Entry(
+        "SeReNe", "weights", "outcome", "role_of_structured.method", "serene", knob="twt"
+    ),
+    "lobster": Entry(
+        "LOBSTER", "weights", "outcome", "role_of_structured.method", "lobster", knob="twt"
+    ),
+    "shrink": Entry(
+        "decay and threshold",
+        "weights",
+        "outcome",
+        "role_of_structured.method",
+        "decay",
+        knob="twt",
+    ),
     "llm_int8": Entry("LLM.int8()", "bits", "outcome", "llm_int8.method", knob="alpha"),
     "magnitude": Entry("magnitude, at once", "weights", "budget", "baselines", "magnitude"),
     "random_weights": Entry("random weights", "weights", "budget", "baselines", "random"),
