@@ -186,7 +186,8 @@ def curve(nets: Iterable[Point]) -> list[tuple[float, float]]:
     for _, _, test in found:
         pools.append([test])
         while len(pools) > 1 and mean(pools[-2]) >= mean(pools[-1]):
-            pools[-2] += pools.pop()
+            last = pools.pop()
+            pools[-1] += last
     heights = [mean(pool) for pool in pools for _ in pool]
     return [(math.log(p[0]), h) for p, h in zip(found, heights, strict=True)]
 
