@@ -155,7 +155,7 @@ def test_what_a_cell_needs_is_in_the_study():
 
 def test_all_arms_of_a_comparison_have_equally_many_settings_and_rates():
     assert {len(study.settings(r)) for r in study.TUNED} == {3}
-    assert {len(study.TRIED[r]) for r in study.TUNED} == {3}
+    assert len({len(study.TRIED[r]) for r in study.TUNED}) == 1
 
 
 @pytest.mark.parametrize("rho", [0.25, 0.5, 0.9])
