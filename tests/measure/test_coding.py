@@ -122,11 +122,12 @@ def test_a_carry_runs_through_bytes_that_are_all_ones(answer):
 
 @pytest.mark.parametrize("density", [0.02, 0.3, 1.0])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_the_code_word_is_within_three_bytes_of_its_models_ideal(density, bits):
+def test_the_code_word_is_within_a_few_bytes_of_its_models_ideal(density, bits):
     levels = weights(64, 120, density, bits)
     ideal = sum(coding.part_bits(levels).values()) / 8
     header = 4  # axes, 64, 120, a flag
-    assert ideal - 0.001 * ideal <= len(encode(levels)) - header <= 1.001 * ideal + 3
+    # where the word ends tells something too: zeros at its end are not written
+    assert ideal - 2 <= len(encode(levels)) - header <= 1.001 * ideal + 3
 
 
 def literal_bits(levels):
