@@ -63,6 +63,14 @@ def test_bytes_are_those_of_the_records_and_the_tick_those_of_scattered_zeros(re
         assert row.empty == round(row.q * round(row.rho * 96))
 
 
+def test_the_caption_tells_the_opening(recorded):
+    drawn = explorers.explorer(recorded)
+    real = {(g["rho"], g["q"]): g for g in recorded[0].numbers["grid"]}
+    assert "At first 48 of 96 rows are empty" in drawn.caption
+    assert f"needs {real[0.5, 1.0]['bytes']:,.0f} bytes" in drawn.caption
+    assert f"scattered {real[0.5, 0.0]['bytes']:,.0f} (the tick)" in drawn.caption
+
+
 def test_rows_help_every_coder_but_the_blind_one(recorded):
     rows = explorers.grid(recorded)
     last = rows[(rows.part == "matrix") & (rows.q == 1)]

@@ -216,7 +216,7 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         "bytes of the whole matrix under five coders, with a tick where the same zeros scattered "
         "stand; test accuracy against bytes of all trained nets under the chosen coder.",
         caption="Let the zeros move from scattered into whole rows: the weights stay the same, "
-        f"the file shrinks. At first {row.empty} of {len(places(0.5, 1.0, *shape(recorded)))} rows "
+        f"the file shrinks. At first {int(row['empty'])} of {len(places(0.5, 1.0, *shape(recorded)))} rows "
         f"are empty and the arithmetic coder needs {row.bytes:,.0f} bytes, for the same zeros "
         f"scattered {row.at_first:,.0f} (the tick). Now choose the entropy alone: it sees "
         "single levels and no order at all. Below, each point is a trained net at one number of "
