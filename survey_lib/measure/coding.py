@@ -324,7 +324,7 @@ def _magnitudes(
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """Exp-Golomb: "more digits?" until no, then the digits below the leading one."""
     digits = _digits(magnitude)
-    for k in range(1, int(digits.max(initial=0)) + 1):
+    for k in range(1, min(int(digits.max(initial=0)), DIGITS - 1) + 1):
         here = digits >= k
         context = LENGTHS + size[here] * DIGITS + k - 1
         yield _columns(3, context, digits[here] > k, place[here], 2 + k)

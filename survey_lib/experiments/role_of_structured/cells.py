@@ -174,12 +174,16 @@ def longer(context: Context) -> dict[str, Any]:
 
 
 def shrunk(context: Context) -> dict[str, Any]:
-    """SeReNe, LOBSTER, or their decay without sensitivity."""
+    """SeReNe, LOBSTER, or their decay without sensitivity; a training may diverge."""
     cell, task = context.cell, task_of(context.cell)
     config = method.Config(criterion=cell.arm, lam=cell.lam, twt=cell.twt, zeros=cell.zeros)
     recipe = replace(task.training, epochs=cell.epochs, lr=cell.lr, weight_decay=0.0)
     net = context.dense(task)
-    result = method.compress(net, task, None, config, tuning=recipe, generator=context.generator())
+    draws = context.generator()
+    try:
+        result = method.compress(net, task, None, config, tuning=recipe, generator=draws)
+    except FloatingPointError as error:  # a rate that was tried, and is worth nothing
+        return {"diverged": str(error), "merit": 0.0}
     state = {k: v.contiguous() for k, v in result.model.state_dict().items()}
     save_file(state, context.keep("net.safetensors"))
     trace = {k: [round(x, 6) for x in v] for k, v in result.trace.items() if k != "loss"}
