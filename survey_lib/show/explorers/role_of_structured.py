@@ -191,7 +191,6 @@ def cmap() -> Any:
 def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
     """The explorer over the recorded arrangements and nets; live it codes for real."""
     rows = grid(recorded)
-    matrix = rows[rows.part == "matrix"]
 
     def live(rho: float, q: float, coder: str) -> Figure:
         return pack(rho, q, coder, profile)
@@ -200,7 +199,8 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         return f"{100 * value:g} %"
 
     opening = {"rho": 0.5, "q": 1.0, "coder": CODERS["bytes"]}
-    row = matrix[(matrix[list(opening)] == pd.Series(opening)).all(axis=1)].iloc[0]
+    same = rows[list(opening)].eq(pd.Series(opening)).all(axis=1)
+    row = rows.loc[same].iloc[0]
     return Explorer(
         "structure",
         controls=[
@@ -216,7 +216,7 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         "bytes of the whole matrix under five coders, with a tick where the same zeros scattered "
         "stand; test accuracy against bytes of all trained nets under the chosen coder.",
         caption="Let the zeros move from scattered into whole rows: the weights stay the same, "
-        f"the file shrinks. At first {int(row['empty'])} of {len(places(0.5, 1.0, *shape(recorded)))} rows "
+        f"the file shrinks. At first {int(row['empty'])} of {shape(recorded)[0]} rows "
         f"are empty and the arithmetic coder needs {row.bytes:,.0f} bytes, for the same zeros "
         f"scattered {row.at_first:,.0f} (the tick). Now choose the entropy alone: it sees "
         "single levels and no order at all. Below, each point is a trained net at one number of "
