@@ -60,7 +60,7 @@ def test_bytes_are_those_of_the_records_and_the_tick_those_of_scattered_zeros(re
         coder = next(k for k, words in explorers.CODERS.items() if words == row.coder)
         assert row.bytes == real[row.rho, row.q][coder]
         assert row.at_first == real[row.rho, 0.0][coder]
-        assert row.empty == round(row.q * round(row.rho * 96))
+        assert row["empty"] == round(row.q * round(row.rho * 96))
 
 
 def test_the_caption_tells_the_opening(recorded):
