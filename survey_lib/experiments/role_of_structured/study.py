@@ -36,8 +36,8 @@ NEAR = 0.005
 """Accuracy on validation that the quantised dense net may lose."""
 
 RATES = {
-    "dense": 0.1, "serene": 0.05, "lobster": 0.05, "decay": 0.05, "decay rows": 0.05,
-    "magnitude": 0.05, "l1": 0.05,
+    "dense": 0.1, "serene": 0.125, "lobster": 0.125, "decay": 0.125, "decay rows": 0.125,
+    "magnitude": 0.125, "l1": 0.125,
 }  # fmt: skip
 """The best of those tried (``survey run role_of_structured --profile tune``)."""
 TRIED = {
@@ -49,6 +49,9 @@ TRIED = {
     "magnitude": (0.02, 0.05, 0.125, 0.3),
     "l1": (0.02, 0.05, 0.125, 0.3),
 }
+"""Where a training diverges its merit counts as 0: at 0.3 five of the twelve that shrink do. At 0.2
+none does; tried aside, it came within 0.002 of 0.125 for those that shrink and for magnitude, and
+0.004 below it for ℓ1."""
 REPLICATES = (900, 901, 902)
 
 
