@@ -63,6 +63,11 @@ CASES = {
     "adaptive_budget": [
         {}, {"adaptive": Adaptive(rounds=3, images=64, attention="sum")},
     ],
+    "role_of_structured": [
+        {"lam": 0.01, "twt": 0.3}, {"lam": 0.01, "twt": 0.3, "form": "full", "zeros": "weights"},
+    ],
+    "lobster": [{"lam": 0.01, "twt": 0.3}],
+    "shrink": [{"lam": 0.01, "twt": 0.3}, {"lam": 0.01, "twt": 0.3, "zeros": "neurons"}],
     "random": [{}],
     "l1": [{}],
     "l2": [{}],
@@ -406,10 +411,34 @@ def test_keeping_everything_is_the_net_tuned(name, changes, task_for):
     assert run(name, changes, task, budget=whole, tuning=TUNING).steps == 12
 
 
+# ---- steered by the outcome
+
+
+@cases("weights", steers="outcome")
+def test_a_method_steered_by_its_outcome_takes_no_budget(name, changes, tiny_task):
+    with pytest.raises(ValueError, match="takes no budget"):
+        run(name, changes, tiny_task, budget=Budget("nonzeros", 0.5))
+
+
+@cases("weights", steers="outcome")
+def test_the_knob_of_a_method_steered_by_its_outcome_steers_it(name, changes, tiny_task):
+    """More of it, more zeros; what is reported is what the net has."""
+    kept = []
+    for value in (0.0, 0.5):
+        result = run(name, changes | {METHODS[name].knob: value}, tiny_task, tuning=TUNING)
+        state = dict(result.model.named_parameters())
+        assert all((state[k][~m] == 0).all() for k, m in result.masks.items())
+        assert {row["layer"]: row["kept"] for row in result.table} == {
+            k: int(m.sum()) for k, m in result.masks.items()
+        }
+        kept.append(sum(row["kept"] for row in result.table))
+    assert kept[1] < kept[0]
+
+
 # ---- weights
 
 
-@cases("weights")
+@cases("weights", steers="budget")
 def test_the_budget_is_met_within_one_weight_a_layer(name, changes, tiny_task):
     for tuning in (None, TUNING):
         result = run(name, changes, tiny_task, tuning=tuning)
@@ -437,7 +466,8 @@ def test_weights_saved_and_loaded_give_the_same_output_in_fewer_bytes(
     x = tiny_task.example(8)
     assert torch.equal(again(x), result.model(x))
     dense = sum(t.numel() * t.element_size() for t in result.model.state_dict().values())
-    assert written < 0.6 * dense
+    if METHODS[name].steers == "budget":
+        assert written < 0.6 * dense
 
 
 @cases("weights")
@@ -481,7 +511,9 @@ def test_magnitude_masks_follow_a_permutation_of_the_weights(scope):
         assert torch.equal(plain.masks[k][order], moved.masks[k])
 
 
-@pytest.mark.parametrize("name", [n for n, e in METHODS.items() if e.kind == "weights"])
+@pytest.mark.parametrize(
+    "name", [n for n, e in METHODS.items() if e.kind == "weights" and e.steers == "budget"]
+)
 def test_chosen_weights_beat_random_ones(name, tiny_mlp_task):
     """At a budget this small the choice of weights decides; random scores would fail here."""
     if name == "random_weights":

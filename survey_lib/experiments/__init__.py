@@ -9,6 +9,7 @@ EXPERIMENTS: dict[str, str] = {
     "pruning_by_explaining": "survey_lib.experiments.pruning_by_explaining",
     "adaptive_activation": "survey_lib.experiments.adaptive_activation",
     "llm_int8": "survey_lib.experiments.llm_int8",
+    "role_of_structured": "survey_lib.experiments.role_of_structured",
     "rethinking": "survey_lib.experiments.rethinking",
 }
 

@@ -122,6 +122,20 @@ METHODS: dict[str, Entry] = {
     "adaptive_activation": Entry(
         "adaptive activation", "channels", "outcome", "adaptive_activation.method", knob="target"
     ),
+    "role_of_structured": Entry(
+        "SeReNe", "weights", "outcome", "role_of_structured.method", "serene", knob="twt"
+    ),
+    "lobster": Entry(
+        "LOBSTER", "weights", "outcome", "role_of_structured.method", "lobster", knob="twt"
+    ),
+    "shrink": Entry(
+        "decay and threshold",
+        "weights",
+        "outcome",
+        "role_of_structured.method",
+        "decay",
+        knob="twt",
+    ),
     "llm_int8": Entry("LLM.int8()", "bits", "outcome", "llm_int8.method", knob="alpha"),
     "magnitude": Entry("magnitude, at once", "weights", "budget", "baselines", "magnitude"),
     "random_weights": Entry("random weights", "weights", "budget", "baselines", "random"),

@@ -131,7 +131,7 @@ def test_installing_it_changes_no_package_that_is_there(colab):
     _, before, after, changes = colab
     assert changes == []
     assert {n: after.get(n) for n, v in before.items() if after.get(n) != v} == {}
-    assert set(after) - set(before) == {"compression-survey"}
+    assert set(after) - set(before) == set(environment.ADDED)
 
 
 def run_chapter(python, slug, work):
