@@ -1,0 +1,235 @@
+"""Hedegaard et al. (2022): what is asked of the runs, and which runs that takes."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from survey_lib.evidence.protocol import Role, Rows, statistics, tune_grid
+from survey_lib.experiments.pruning_adapters.cells import Cell
+
+CRITERIA = ("weight", "gradient", "taylor", "lrp")
+"""The paper's four; ``random`` is the rival."""
+RANKS = (1, 4, 16)
+RANK = 4
+"""r of the claims."""
+FEWEST, FEW, MANY = 100, 500, 5000
+"""Images of the target."""
+SEEDS = 8
+WHOLE, HALF, THIRTY, TEN = range(4)
+"""Places in a run's lists."""
+
+RATES: dict[str, float] = {
+    "fine": 0.05,
+    "head": 0.1,
+    "splora 1": 0.1,
+    "splora 4": 0.1,
+    "splora 16": 0.1,
+    "sppara": 0.1,
+    "fine, 100": 0.025,
+    "splora 4, 100": 0.1,
+    "fine, 5000": 0.05,
+    "splora 4, 5000": 0.1,
+    "dense": 0.05,
+    "scratch": 0.1,
+    "inherited": 0.05,
+}
+"""The best mean on validation of those tried (``survey run pruning_adapters --profile tune``): over
+the four densities of a path, Taylor's criterion. A name tells learner, rank and images."""
+LOW, MIDDLE, HIGH = (tuple(r * f for f in (0.25, 0.5, 1, 2, 4)) for r in (0.025, 0.05, 0.1))
+TRIED: dict[str, tuple[float, ...]] = {
+    "fine": MIDDLE,
+    "head": HIGH,
+    "splora 1": HIGH,
+    "splora 4": HIGH,
+    "splora 16": HIGH,
+    "sppara": HIGH,
+    "fine, 100": LOW,
+    "splora 4, 100": HIGH,
+    "fine, 5000": MIDDLE,
+    "splora 4, 5000": HIGH,
+    "dense": MIDDLE,
+    "scratch": HIGH,
+    "inherited": MIDDLE,
+}
+REPLICATES = (900, 901, 902)
+SHAPE_LR = 0.05
+"""Rate of the run whose shape is taken while rates are chosen."""
+
+
+def cell_of(role: str, seed: int, lr: float | None = None, **more: Any) -> Cell:
+    """A run of a role, at its rate or another."""
+    name, _, images = role.partition(", ")
+    arm, _, rank = name.partition(" ")
+    knobs: dict[str, Any] = {"lr": RATES[role]} if lr is None else {"lr": lr, "settle": 0}
+    if rank:
+        knobs["rank"] = int(rank)
+    if images:
+        knobs["images"] = int(images)
+    if arm in ("scratch", "inherited"):
+        knobs["shape_lr"] = RATES["fine"]
+    return Cell(arm, seed, **knobs | more)
+
+
+def _role(name: str) -> Role:
+    shape = {"shape_lr": SHAPE_LR} if name in ("scratch", "inherited") else {}
+
+    def cells(seed: int, lr: float) -> list[Cell]:
+        return [cell_of(name, seed, lr, **shape)]
+
+    score = "val" if name in ("dense", "scratch", "inherited") else "val_path"
+    return Role(name, cells, TRIED[name], "tuned", score)
+
+
+ROLES = tuple(_role(name) for name in RATES)
+
+
+# ---- grids
+
+
+def _study() -> list[Cell]:
+    cells = [Cell("source", s) for s in range(SEEDS)]
+    cells += [cell_of(role, s) for s in range(SEEDS) for role in RATES]
+    cells += [
+        cell_of(role, s, criterion=c) for s in range(SEEDS) for role in ("fine", "splora 4")
+        for c in (*CRITERIA, "random")
+    ]  # fmt: skip
+    cells += [cell_of(f"splora {r}", 0, criterion=c) for r in RANKS for c in CRITERIA]
+    return list(dict.fromkeys([*cells, Cell("time", 0), Cell("smollm2", 0)]))
+
+
+def _quick() -> list[Cell]:
+    """A slice of the study: replicate 0, the learners with the paper's criterion."""
+    return [cell_of(role, 0) for role in ("fine", "splora 4", "head")]
+
+
+def _smoke() -> list[Cell]:
+    """One path."""
+    return [cell_of("splora 4, 100", 0, epochs=0.3, settle=0)]
+
+
+GRIDS: dict[str, Callable[[], list[Cell]]] = {
+    "smoke": _smoke,
+    "quick": _quick,
+    "study": _study,
+    "full": list,
+    "tune": lambda: tune_grid(ROLES, REPLICATES),
+}
+"""Profile → its cells; every quick cell is one of the study's."""
+
+
+# ---- what is asked: rows of one replicate → a number
+
+
+def at(rows: Rows, arm: str, place: int, of: str = "test_at", **knobs: Any) -> Any:
+    """A number of a path at one of its densities."""
+    return rows.one(arm=arm, **knobs)[of][place]
+
+
+def lead(rows: Rows, place: int, **knobs: Any) -> float:
+    """Accuracy of SPLoRA minus that of fine-pruning."""
+    return at(rows, "splora", place, **knobs) - at(rows, "fine", place, **knobs)
+
+
+def adapter_gain_at_ten(rows: Rows) -> float:
+    """500 images, 10 % of the filters: SPLoRA − fine-pruning."""
+    return lead(rows, TEN)
+
+
+def adapter_loss_at_thirty(rows: Rows) -> float:
+    """500 images, 30 % of the filters: SPLoRA − fine-pruning."""
+    return lead(rows, THIRTY)
+
+
+def adapter_loss_when_whole(rows: Rows) -> float:
+    """500 images, nothing gone: SPLoRA − fine-tuning."""
+    return lead(rows, WHOLE)
+
+
+def gain_with_many(rows: Rows) -> float:
+    """5,000 images, 10 % of the filters: SPLoRA − fine-pruning."""
+    return lead(rows, TEN, images=MANY)
+
+
+def gain_with_hundred(rows: Rows) -> float:
+    """100 images, 10 % of the filters: SPLoRA − fine-pruning."""
+    return lead(rows, TEN, images=FEWEST)
+
+
+def lead_of_few_over_many(rows: Rows) -> float:
+    """10 % of the filters: SPLoRA's lead with 100 images minus that with 5,000."""
+    return lead(rows, TEN, images=FEWEST) - lead(rows, TEN, images=MANY)
+
+
+def gain_settled(rows: Rows) -> float:
+    """500 images, 10 % of the filters, and as many steps again: SPLoRA − fine-pruning."""
+    return rows.one(arm="splora")["settled"] - rows.one(arm="fine")["settled"]
+
+
+def rank_interaction(rows: Rows) -> float:
+    """What the larger rank gains at 10 % of the filters, minus what it gains at 30 %."""
+    gains = [at(rows, "splora", p) - at(rows, "splora", p, rank=1) for p in (TEN, THIRTY)]
+    return gains[0] - gains[1]
+
+
+def spread(rows: Rows, arm: str) -> float:
+    """Best minus worst of the paper's criteria at 10 % of the filters."""
+    found = [at(rows, arm, TEN, criterion=c) for c in CRITERIA]
+    return max(found) - min(found)
+
+
+def spread_difference(rows: Rows) -> float:
+    """How much further the criteria lie apart for fine-pruning than for SPLoRA."""
+    return spread(rows, "fine") - spread(rows, "splora")
+
+
+def over_batch_norm(rows: Rows) -> float:
+    """10 % of the filters: SPLoRA − batch norm and head alone."""
+    return at(rows, "splora", TEN) - at(rows, "head", TEN)
+
+
+def over_fresh(rows: Rows) -> float:
+    """10 % of the filters, settled: SPLoRA − the shape of fine-pruning, from fresh weights."""
+    return (
+        rows.one(arm="splora")["settled"] - rows.one(arm="scratch", shape_lr=RATES["fine"])["test"]
+    )
+
+
+def learned_ratio(rows: Rows, place: int) -> float:
+    """Learned parameters of fine-pruning over those of SPLoRA."""
+    return at(rows, "fine", place, "learned_at") / at(rows, "splora", place, "learned_at")
+
+
+def learned_ratio_at_thirty(rows: Rows) -> float:
+    """30 % of the filters."""
+    return learned_ratio(rows, THIRTY)
+
+
+def saving_change(rows: Rows) -> float:
+    """Log of the ratio at 30 % minus that at 10 %."""
+    return math.log(learned_ratio(rows, THIRTY) / learned_ratio(rows, TEN))
+
+
+def fused_difference(rows: Rows) -> float:
+    """Largest difference of a logit at any density."""
+    return max(rows.one(arm="splora")["gap_at"])
+
+
+def fused_macs_ratio(rows: Rows) -> float:
+    """MACs of the fused net over those of a net cut by the same masks; that furthest from 1."""
+    found = rows.one(arm="splora")
+    ratios = [a / b for a, b in zip(found["macs_at"], found["macs_cut_at"], strict=True)]
+    return max(ratios, key=lambda r: abs(r - 1))
+
+
+def tasks_to_pay(rows: Rows) -> float:
+    """Tasks from which one frozen net and adapters take fewer bytes than fine-pruned nets, 10 %."""
+    shared = rows.one(arm="splora")["source_bytes"]
+    return shared / (at(rows, "fine", TEN, "bytes_at") - at(rows, "splora", TEN, "bytes_at"))
+
+
+STATISTICS = statistics(
+    Cell, adapter_gain_at_ten, adapter_loss_at_thirty, adapter_loss_when_whole, gain_with_hundred,
+    gain_with_many, lead_of_few_over_many, gain_settled, rank_interaction, spread_difference,
+    over_batch_norm, over_fresh, learned_ratio_at_thirty, saving_change, fused_difference,
+    fused_macs_ratio, tasks_to_pay,
+)  # fmt: skip
