@@ -40,7 +40,7 @@ from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.task import Task
 from survey_lib.tasks.train import evaluate, fit, layout
 
-DATA = ("fashion_mnist.npz",)
+DATA = ("fashion_mnist.npz", "wikitext2_test.txt.gz")
 INEXACT = ("timed.*.step_ms", "timed.*.median_ms")
 PLAN = ((32, 2), (64, 2), (64, 1), (128, 2))
 """Channels and stride of each 3 × 3 convolution."""
@@ -287,5 +287,6 @@ def time(context: Context) -> dict[str, Any]:
     return {"timed": {at: {n: asdict(t) for n, t in of.items()} for at, of in found.items()}}
 
 
-ARMS = {"smollm2": smollm2.measured, "source": source, "time": time, "dense": dense, "scratch": shape, "inherited": shape,
+ARMS = {"source": source, "dense": dense, "scratch": shape, "inherited": shape, "time": time,
+        "smollm2": smollm2.measured,
         **dict.fromkeys(LEARNERS, path)}  # fmt: skip

@@ -93,8 +93,12 @@ def _study() -> list[Cell]:
         cell_of(role, s, criterion=c) for s in range(SEEDS) for role in ("fine", "splora 4")
         for c in (*CRITERIA, "random")
     ]  # fmt: skip
-    cells += [cell_of(f"splora {r}", 0, criterion=c) for r in RANKS for c in CRITERIA]
-    return list(dict.fromkeys([*cells, Cell("time", 0), Cell("smollm2", 0)]))
+    return list(dict.fromkeys([*cells, *explored(), Cell("time", 0), Cell("smollm2", 0, rank=8)]))
+
+
+def explored() -> list[Cell]:
+    """The grid behind the explorer: rank × criterion, replicate 0."""
+    return [cell_of(f"splora {r}", 0, criterion=c) for r in RANKS for c in CRITERIA]
 
 
 def _quick() -> list[Cell]:
