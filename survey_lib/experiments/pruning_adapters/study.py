@@ -20,23 +20,23 @@ THIRTY, TEN = 2, 3
 """Places in a run's lists."""
 
 RATES: dict[str, float] = {
-    "fine": 0.05,
-    "head": 0.1,
-    "splora 1": 0.1,
-    "splora 4": 0.1,
-    "splora 16": 0.1,
+    "fine": 0.2,
+    "head": 0.8,
+    "splora 1": 0.2,
+    "splora 4": 0.2,
+    "splora 16": 0.2,
     "sppara": 0.1,
-    "fine, 100": 0.025,
+    "fine, 100": 0.2,
     "splora 4, 100": 0.1,
-    "fine, 5000": 0.05,
-    "splora 4, 5000": 0.1,
+    "fine, 5000": 0.2,
+    "splora 4, 5000": 0.2,
     "dense": 0.05,
-    "scratch": 0.1,
-    "inherited": 0.05,
+    "scratch": 0.2,
+    "inherited": 0.1,
 }
 """The best mean on validation of those tried (``survey run pruning_adapters --profile tune``): over
 the four densities of a path, Taylor's criterion. A name tells learner, rank and images."""
-LOW, MIDDLE, HIGH = (tuple(r * f for f in (0.25, 0.5, 1, 2, 4)) for r in (0.05, 0.1, 0.2))
+LOW, MIDDLE, HIGH = (tuple(r * f for f in (0.25, 0.5, 1, 2, 4)) for r in (0.05, 0.1, 0.4))
 TRIED: dict[str, tuple[float, ...]] = {
     "fine": MIDDLE,
     "head": HIGH,
