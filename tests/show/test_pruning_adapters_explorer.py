@@ -27,6 +27,10 @@ def made_up():
     wanted = [study.cell_of("fine", 0, criterion=name) for name in chapter.CRITERIA.values()]
     wanted += study.explored()
     wanted += [study.cell_of("splora 4", 1), study.cell_of("fine, 5000", 0)]
+    wanted += [
+        study.cell_of("fine", 0, study.SMALL_LR),
+        study.cell_of("splora 4", 0, study.SMALL_LR),
+    ]
     return [
         Record("pruning_adapters", "study", asdict(c), c.seed, str(k), "done", path(c, k))
         for k, c in enumerate(wanted)

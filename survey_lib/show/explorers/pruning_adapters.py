@@ -47,7 +47,7 @@ def share_words(density: float) -> str:
 
 
 def paths(records: Sequence[Record]) -> pd.DataFrame:
-    """One row for each recorded path and density.
+    """One row for each recorded path at its learner's own rate, and density.
 
     Returns:
         ``learner`` (a key of :data:`LOOKS`), ``images``, ``criterion``, ``seed``, ``keep`` (share
@@ -57,7 +57,8 @@ def paths(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for r in records:
         c, n = r.config, r.numbers
-        for i, keep in enumerate(cells.DENSITIES if "test_at" in n else ()):
+        own = "test_at" in n and c["lr"] != study.SMALL_LR
+        for i, keep in enumerate(cells.DENSITIES if own else ()):
             rows.append(
                 {"learner": f"{c['arm']} {c['rank']}" if c["arm"] == "splora" else c["arm"],
                  "images": c["images"], "criterion": c["criterion"], "seed": c["seed"],
@@ -77,7 +78,9 @@ def grid(recorded: Sequence[Record]) -> pd.DataFrame:
     runs: dict[tuple[str, int, str], Record] = {}
     for r in recorded:
         c = r.config
-        if c["seed"] == SEED and c["images"] == study.FEW and c["arm"] in LEARNERS.values():
+        if (c["seed"], c["images"]) != (SEED, study.FEW) or c["lr"] == study.SMALL_LR:
+            continue
+        if c["arm"] in LEARNERS.values():
             runs[c["arm"], c["rank"] if c["arm"] == "splora" else 0, c["criterion"]] = r
     rows = []
     for rank in study.RANKS:
