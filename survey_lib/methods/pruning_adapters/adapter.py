@@ -125,7 +125,7 @@ class Adapter(nn.Module):
 
 
 def beside(adapter: Adapter, x: Tensor) -> Tensor:
-    """X W_s + (x W_down) W_up: the same output, ΔW never made.
+    """The same output as x W_s + (x W_down) W_up: ΔW is never made.
 
     Raises:
         ValueError: grouped convolutions, and padding in words or of other values than zero.
