@@ -11,7 +11,7 @@ from survey_lib.show.explorers import pruning_adapters as chapter
 def path(cell, k):
     """Made-up numbers of a path."""
     size = 1000 - 10 * k
-    whole = {"fine": 90_000, "splora": 4_000 * cell.rank}[cell.arm]
+    whole = 4_000 * cell.rank if cell.arm == "splora" else 90_000
     return {
         "test_at": [0.9 - 0.1 * i - 0.001 * k for i in range(4)],
         "learned_at": [whole // (i + 1) + k for i in range(4)],
@@ -19,6 +19,7 @@ def path(cell, k):
         "bytes_at": [4 * whole // (i + 1) + k for i in range(4)],
         "macs_at": [size * 100 // (i + 1) for i in range(4)],
         "source_bytes": 400_000,
+        "test_re": 0.5 + 0.001 * k,
     }
 
 
@@ -26,7 +27,11 @@ def made_up():
     """Records of the explorer's grid, and some that it leaves out."""
     wanted = [study.cell_of("fine", 0, criterion=name) for name in chapter.CRITERIA.values()]
     wanted += study.explored()
-    wanted += [study.cell_of("splora 4", 1), study.cell_of("fine, 5000", 0)]
+    wanted += [
+        study.cell_of("dense", 0),
+        study.cell_of("splora 4", 1),
+        study.cell_of("fine, 5000", 0),
+    ]
     wanted += [
         study.cell_of("fine", 0, study.SMALL_LR),
         study.cell_of("splora 4", 0, study.SMALL_LR),
@@ -90,6 +95,15 @@ def test_the_page_has_a_row_for_each_path_and_density(recorded):
     assert own.accuracy.tolist() == [100 * a for a in n["test_at"]]
     assert own.weights.tolist() == [100 * p / n["params_at"][0] for p in n["params_at"]]
     assert set(runs.learner) <= set(chapter.LOOKS)
+    assert own.anew.tolist()[-1] == 100 * n["test_re"]
+    assert own.anew.isna().tolist() == [k != 0.1 for k in own.keep]
+
+
+def test_runs_at_a_rate_that_is_not_the_learners_own_are_no_paths(recorded):
+    assert not chapter.own(asdict(study.cell_of("fine", 0, study.SMALL_LR)))
+    assert chapter.own(asdict(study.cell_of("splora 4, 100", 0)))
+    runs = chapter.paths(recorded)
+    assert not runs.duplicated(["learner", "images", "criterion", "seed", "keep"]).any()
 
 
 def test_shares_in_words():

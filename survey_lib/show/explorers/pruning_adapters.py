@@ -1,8 +1,9 @@
 """The explorer of *Pruning adapters*: rank × density × criterion → accuracy, learned, bytes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -34,6 +35,8 @@ LOOKS: dict[str, tuple[str, dict[str, str]]] = {
     "head": ("oneshot", {"label": "batch norm and head"}),
 }
 """Learner → series of the style, and what is drawn otherwise, in the page's figures."""
+ARMS = {name.split()[0] for name in LOOKS}
+"""Arms that are paths."""
 SEED = 0
 LIVE = {"quick": 1.0, "smoke": 0.05}
 """Share of the study's steps in a live kernel."""
@@ -46,23 +49,36 @@ def share_words(density: float) -> str:
     return "all" if density == 1 else f"{100 * density:.0f} %"
 
 
+def learner_of(config: Mapping[str, Any]) -> str:
+    """A key of :data:`LOOKS`, or the arm of a run that is no path."""
+    rank = f" {config['rank']}" if config["arm"] == "splora" else ""
+    return f"{config['arm']}{rank}"
+
+
+def own(config: Mapping[str, Any]) -> bool:
+    """Whether a run is a path at its learner's own rate, the best along it."""
+    images = "" if config["images"] == study.FEW else f", {config['images']}"
+    role = learner_of(config) + images
+    return config["arm"] in ARMS and config["lr"] == study.RATES.get(role)
+
+
 def paths(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each recorded path at its learner's own rate, and density.
 
     Returns:
         ``learner`` (a key of :data:`LOOKS`), ``images``, ``criterion``, ``seed``, ``keep`` (share
-        of filters), ``accuracy`` (%), ``learned``, ``bytes`` (of one task), ``shared`` (bytes of
+        of filters), ``accuracy`` (%; ``anew``: with batch norm re-estimated, at the last density),
+        ``learned``, ``bytes`` (of one task), ``shared`` (bytes of
         the frozen net), ``MACs`` and ``weights`` (% of the parameters that are left).
     """
     rows = []
     for r in records:
         c, n = r.config, r.numbers
-        own = "test_at" in n and c["lr"] != study.SMALL_LR
-        for i, keep in enumerate(cells.DENSITIES if own else ()):
+        for i, keep in enumerate(cells.DENSITIES if own(c) else ()):
             rows.append(
-                {"learner": f"{c['arm']} {c['rank']}" if c["arm"] == "splora" else c["arm"],
-                 "images": c["images"], "criterion": c["criterion"], "seed": c["seed"],
-                 "keep": keep, "accuracy": 100 * n["test_at"][i], "learned": n["learned_at"][i],
+                {"learner": learner_of(c), "images": c["images"], "criterion": c["criterion"],
+                 "seed": c["seed"], "keep": keep, "accuracy": 100 * n["test_at"][i], "learned": n["learned_at"][i],
+                 "anew": 100 * n["test_re"] if i == study.TEN else None,
                  "bytes": n["bytes_at"][i], "shared": n["source_bytes"], "MACs": n["macs_at"][i],
                  "weights": 100 * n["params_at"][i] / n["params_at"][0]}
             )  # fmt: skip
@@ -78,9 +94,7 @@ def grid(recorded: Sequence[Record]) -> pd.DataFrame:
     runs: dict[tuple[str, int, str], Record] = {}
     for r in recorded:
         c = r.config
-        if (c["seed"], c["images"]) != (SEED, study.FEW) or c["lr"] == study.SMALL_LR:
-            continue
-        if c["arm"] in LEARNERS.values():
+        if own(c) and (c["seed"], c["images"]) == (SEED, study.FEW):
             runs[c["arm"], c["rank"] if c["arm"] == "splora" else 0, c["criterion"]] = r
     rows = []
     for rank in study.RANKS:
@@ -204,7 +218,10 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         controls=[
             Control("rank", "Rank of the adapters", study.RANKS, study.RANK),
             Control("density", "Filters kept", cells.DENSITIES, 0.1, format=share_words),
-            Control("criterion", "Channels chosen by", tuple(CRITERIA), "Taylor", "select"),
+            Control(
+                "criterion", "Channels chosen by", tuple(CRITERIA), "Taylor", "select",
+                idle="With all filters there nothing has been chosen yet.",
+            ),
         ],
         grid=grid(recorded),
         chart=chart,
