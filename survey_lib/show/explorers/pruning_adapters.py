@@ -77,7 +77,8 @@ def paths(records: Sequence[Record]) -> pd.DataFrame:
         for i, keep in enumerate(cells.DENSITIES if own(c) else ()):
             rows.append(
                 {"learner": learner_of(c), "images": c["images"], "criterion": c["criterion"],
-                 "seed": c["seed"], "keep": keep, "accuracy": 100 * n["test_at"][i], "learned": n["learned_at"][i],
+                 "seed": c["seed"], "keep": keep, "accuracy": 100 * n["test_at"][i],
+                 "learned": n["learned_at"][i],
                  "anew": 100 * n["test_re"] if i == study.TEN else None,
                  "bytes": n["bytes_at"][i], "shared": n["source_bytes"], "MACs": n["macs_at"][i],
                  "weights": 100 * n["params_at"][i] / n["params_at"][0]}
