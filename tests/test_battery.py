@@ -68,6 +68,11 @@ CASES = {
     ],
     "lobster": [{"lam": 0.01, "twt": 0.3}],
     "shrink": [{"lam": 0.01, "twt": 0.3}, {"lam": 0.01, "twt": 0.3, "zeros": "neurons"}],
+    "pruning_adapters": [
+        {"rank": 2}, {"learner": "sppara", "criterion": "weight"},
+        {"learner": "head", "criterion": "lrp", "images": 4, "step": 0.2}, {"learner": "fine"},
+        {"criterion": "random", "first": 0.0},
+    ],
     "random": [{}],
     "l1": [{}],
     "l2": [{}],
@@ -78,7 +83,10 @@ CASES = {
 }  # fmt: skip
 """Entry → fields of its config, one dictionary for each way it is tried."""
 FULL = {"weights": Budget("nonzeros", 0.3), "channels": Budget("macs", 0.5), "bits": None}
+FULL["adapters"] = FULL["channels"]
 """What each kind is tried at; outcome-steered methods take None."""
+REMOVE = ("channels", "adapters")
+"""Kinds that take channels out."""
 TUNING = Training(epochs=1.5, batch=32, lr=0.02)
 
 
@@ -159,7 +167,7 @@ def test_an_entry_says_what_its_module_says(name):
     assert [p.kind for p in found.values()] == [p.kind for p in wanted.values()][1:]
     assert found["tuning"].default is found["generator"].default is inspect.Parameter.empty
     assert found["config"].default == module.Config()
-    assert callable(getattr(module, "reach", None)) == (entry.kind == "channels")
+    assert callable(getattr(module, "reach", None)) == (entry.kind in REMOVE)
 
 
 def test_labels_tell_methods_of_a_kind_apart():
@@ -283,7 +291,7 @@ def test_frozen_parameters_may_be_cut_but_do_not_move(name, changes, task_for):
     flags = {n: p.requires_grad for n, p in tuned.model.named_parameters()}
     assert flags == {n: n not in frozen for n in names}
     before, after = dict(model.named_parameters()), dict(tuned.model.named_parameters())
-    if METHODS[name].kind == "channels":
+    if METHODS[name].kind in REMOVE:
         graph = trace_groups(model, task.example(1))
         before = dict(apply_recipe(model, graph, tuned.recipe).named_parameters())
     moved = {n for n in names if not torch.equal(after[n], before[n])}
@@ -341,16 +349,17 @@ def test_tables_of_a_kind_have_the_same_columns(name, changes, task_for):
         "weights": ["layer", "weights", "kept"],
         "channels": ["layer", "channels", "kept"],
         "bits": ["layer", "bytes", "kept", "error"],
+        "adapters": ["layer", "channels", "kept", "learned"],
     }
     task = task_for(name)
     result = run(name, changes, task)
     kind = METHODS[name].kind
     assert {tuple(row) for row in result.table} == {tuple(columns[kind])}
     told = {"weights": result.masks, "channels": result.recipe, "bits": result.bits}
-    assert [k for k, v in told.items() if v] == [kind]
+    assert [k for k, v in told.items() if v] == ["channels" if kind == "adapters" else kind]
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", "adapters")
 def test_a_tuning_that_diverges_says_so(name, changes, task_for):
     hot = dataclasses.replace(TUNING, lr=1e12, schedule="constant", warmup=0.0)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
@@ -360,14 +369,14 @@ def test_a_tuning_that_diverges_says_so(name, changes, task_for):
 # ---- steered by a budget
 
 
-@cases("weights", "channels", steers="budget")
+@cases("weights", "channels", "adapters", steers="budget")
 def test_a_budget_out_of_reach_is_refused(name, changes, task_for):
     small = Budget(FULL[METHODS[name].kind].metric, 0.001)
     with pytest.raises(BudgetNotMet, match=r"0\.001 (of|is) "):
         run(name, changes, task_for(name), budget=small, tuning=TUNING)
 
 
-@cases("weights", "channels", steers="budget")
+@cases("weights", "channels", "adapters", steers="budget")
 def test_the_share_that_a_refusal_names_is_met(name, changes, task_for):
     """Rounded to nearest, it would be refused in its turn."""
     metric = FULL[METHODS[name].kind].metric
@@ -377,7 +386,7 @@ def test_the_share_that_a_refusal_names_is_met(name, changes, task_for):
     run(name, changes, task_for(name), budget=Budget(metric, float(named[-1])))
 
 
-@cases("channels", steers="budget")
+@cases("channels", "adapters", steers="budget")
 def test_a_budget_that_is_hit_exactly_is_met(name, changes, task_for):
     """What a budget of half reached is a budget too, and nothing more goes for it."""
     task = task_for(name)
@@ -391,14 +400,15 @@ def test_a_budget_that_is_hit_exactly_is_met(name, changes, task_for):
     assert again.recipe == first.recipe
 
 
-@cases("weights", "channels", steers="budget")
+@cases("weights", "channels", "adapters", steers="budget")
 def test_a_budget_of_something_else_is_refused(name, changes, task_for):
     other = {"weights": Budget("macs", 0.5), "channels": Budget("nonzeros", 0.5)}
+    other["adapters"] = other["channels"]
     with pytest.raises(ValueError, match=r"not macs=|cannot be budgeted by 'nonzeros'"):
         run(name, changes, task_for(name), budget=other[METHODS[name].kind])
 
 
-@cases("weights", "channels", steers="budget")
+@cases("weights", "channels", "adapters", steers="budget")
 def test_keeping_everything_is_the_net_tuned(name, changes, task_for):
     task = task_for(name)
     whole = Budget(FULL[METHODS[name].kind].metric, 1.0)
@@ -557,7 +567,7 @@ def permuted(model, group, order):
 
 
 @pytest.mark.parametrize("metric", ["macs", "params", "activations"])
-@cases("channels", steers="budget")
+@cases("channels", "adapters", steers="budget")
 def test_channels_meet_the_budget_within_one_step(name, changes, metric, tiny_task):
     result = run(name, changes, tiny_task, budget=Budget(metric, 0.6))
     graph = trace_groups(tiny_task.build(seeded(0)), tiny_task.example(1))
@@ -567,7 +577,7 @@ def test_channels_meet_the_budget_within_one_step(name, changes, metric, tiny_ta
     assert Costs(small, metric).dense == round(cost(graph, result.recipe, metric) * dense)
 
 
-@cases("channels")
+@cases("channels", "adapters")
 def test_channels_saved_and_loaded_give_the_same_output(name, changes, tiny_task, tmp_path):
     result = run(name, changes, tiny_task, tuning=TUNING)
     x = tiny_task.example(8)
@@ -579,7 +589,7 @@ def test_channels_saved_and_loaded_give_the_same_output(name, changes, tiny_task
     assert written < dense
 
 
-@cases("channels")
+@cases("channels", "adapters")
 def test_channels_chosen_follow_a_permutation_of_the_units(name, changes, tiny_task):
     """Of the first group that is cut, so that what is sampled elsewhere stays the same."""
     if is_random(name, changes):
@@ -601,7 +611,7 @@ def test_channels_chosen_follow_a_permutation_of_the_units(name, changes, tiny_t
     assert {first: kept} | other.recipe == plain.recipe
 
 
-@cases("channels")
+@cases("channels", "adapters")
 def test_channels_recipe_and_table_tell_the_same(name, changes, tiny_task):
     result = run(name, changes, tiny_task)
     graph = trace_groups(tiny_task.build(seeded(0)), tiny_task.example(1))

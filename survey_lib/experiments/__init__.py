@@ -10,6 +10,7 @@ EXPERIMENTS: dict[str, str] = {
     "adaptive_activation": "survey_lib.experiments.adaptive_activation",
     "llm_int8": "survey_lib.experiments.llm_int8",
     "role_of_structured": "survey_lib.experiments.role_of_structured",
+    "pruning_adapters": "survey_lib.experiments.pruning_adapters",
     "rethinking": "survey_lib.experiments.rethinking",
 }
 

@@ -137,6 +137,7 @@ METHODS: dict[str, Entry] = {
         knob="twt",
     ),
     "llm_int8": Entry("LLM.int8()", "bits", "outcome", "llm_int8.method", knob="alpha"),
+    "pruning_adapters": Entry("SPLoRA", "adapters", "budget", "pruning_adapters.method"),
     "magnitude": Entry("magnitude, at once", "weights", "budget", "baselines", "magnitude"),
     "random_weights": Entry("random weights", "weights", "budget", "baselines", "random"),
     "random": Entry("random", "channels", "budget", "channel_baselines", "random"),
