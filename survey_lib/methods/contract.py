@@ -119,6 +119,9 @@ METHODS: dict[str, Entry] = {
     "pruning_by_explaining": Entry(
         "relevance", "channels", "budget", "pruning_by_explaining.method"
     ),
+    "parameterized_structured": Entry(
+        "PSP", "weights", "outcome", "parameterized_structured.method", knob="decay"
+    ),
     "llm_int8": Entry("LLM.int8()", "bits", "outcome", "llm_int8.method", knob="alpha"),
     "magnitude": Entry("magnitude, at once", "weights", "budget", "baselines", "magnitude"),
     "random_weights": Entry("random weights", "weights", "budget", "baselines", "random"),
