@@ -38,6 +38,10 @@ ROWS = ThiNet(images=5, pairs=20)
 CASES = {
     "to_prune_or_not": [{"n": 5}, {"n": 5, "scope": "global"}],
     "loss_modelling": [{"pi": 3, "examples": 100}, {"criterion": "LM", "pi": 2, "examples": 100}],
+    "parameterized_structured": [
+        {"decay": 0.3, "epsilon": 0.7},
+        {"decay": 0.3, "epsilon": 0.7, "granularity": "channel", "penalty": "l1"},
+    ],
     "magnitude": [{}, {"scope": "global"}],
     "random_weights": [{}],
     "thinet": [{"images": 5, "pairs": 20}, {"images": 5, "pairs": 20, "rescale": False}],
@@ -68,12 +72,13 @@ FULL = {"weights": Budget("nonzeros", 0.3), "channels": Budget("macs", 0.5), "bi
 TUNING = Training(epochs=1.5, batch=32, lr=0.02)
 
 
-def cases(*kinds, trains=False):
+def cases(*kinds, trains=False, steers=contract.STEERS):
     """(name, changes) of the entries of these kinds; of all when none is named."""
     chosen = [
         (name, changes)
         for name, entry in METHODS.items()
         if entry.kind in (kinds or contract.KINDS) and (entry.trains or not trains)
+        if entry.steers in steers
         for changes in CASES.get(name, [])
     ]
     ids = [f"{n} {' '.join(str(v) for v in c.values() if v is not ROWS)}" for n, c in chosen]
@@ -105,7 +110,8 @@ def run(name, changes, task, *, model=None, tuning=None, seed=0, budget=...):
     """The method on the task's untrained net 0."""
     entry = METHODS[name]
     model = task.build(seeded(0)).eval() if model is None else model
-    budget = FULL[entry.kind] if budget is ... else budget
+    full = FULL[entry.kind] if entry.steers == "budget" else None
+    budget = full if budget is ... else budget
     config = entry.config(**changes)
     return entry.compress(model, task, budget, config, tuning=tuning, generator=seeded(seed))
 
@@ -343,14 +349,14 @@ def test_a_tuning_that_diverges_says_so(name, changes, task_for):
 # ---- steered by a budget
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", steers=("budget",))
 def test_a_budget_out_of_reach_is_refused(name, changes, task_for):
     small = Budget(FULL[METHODS[name].kind].metric, 0.001)
     with pytest.raises(BudgetNotMet, match=r"0\.001 (of|is) "):
         run(name, changes, task_for(name), budget=small, tuning=TUNING)
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", steers=("budget",))
 def test_the_share_that_a_refusal_names_is_met(name, changes, task_for):
     """Rounded to nearest, it would be refused in its turn."""
     metric = FULL[METHODS[name].kind].metric
@@ -374,14 +380,14 @@ def test_a_budget_that_is_hit_exactly_is_met(name, changes, task_for):
     assert again.recipe == first.recipe
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", steers=("budget",))
 def test_a_budget_of_something_else_is_refused(name, changes, task_for):
     other = {"weights": Budget("macs", 0.5), "channels": Budget("nonzeros", 0.5)}
     with pytest.raises(ValueError, match=r"not macs=|cannot be budgeted by 'nonzeros'"):
         run(name, changes, task_for(name), budget=other[METHODS[name].kind])
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", steers=("budget",))
 def test_keeping_everything_is_the_net_tuned(name, changes, task_for):
     task = task_for(name)
     whole = Budget(FULL[METHODS[name].kind].metric, 1.0)
@@ -394,10 +400,34 @@ def test_keeping_everything_is_the_net_tuned(name, changes, task_for):
     assert run(name, changes, task, budget=whole, tuning=TUNING).steps == 12
 
 
+# ---- steered by the outcome
+
+
+@cases("weights", steers=("outcome",))
+def test_a_method_steered_by_its_outcome_takes_no_budget(name, changes, tiny_task):
+    with pytest.raises(ValueError, match="takes no budget"):
+        run(name, changes, tiny_task, budget=Budget("nonzeros", 0.5))
+
+
+@cases("weights", steers=("outcome",))
+def test_the_knob_of_a_method_steered_by_its_outcome_steers_it(name, changes, tiny_task):
+    """More of it, more zeros; what is reported is what the net has."""
+    kept = []
+    for value in (0.0, 0.5):
+        result = run(name, changes | {METHODS[name].knob: value}, tiny_task, tuning=TUNING)
+        state = dict(result.model.named_parameters())
+        assert all((state[k][~m] == 0).all() for k, m in result.masks.items())
+        assert {row["layer"]: row["kept"] for row in result.table} == {
+            k: int(m.sum()) for k, m in result.masks.items()
+        }
+        kept.append(sum(row["kept"] for row in result.table))
+    assert kept[1] < kept[0]
+
+
 # ---- weights
 
 
-@cases("weights")
+@cases("weights", steers=("budget",))
 def test_the_budget_is_met_within_one_weight_a_layer(name, changes, tiny_task):
     for tuning in (None, TUNING):
         result = run(name, changes, tiny_task, tuning=tuning)
@@ -425,7 +455,8 @@ def test_weights_saved_and_loaded_give_the_same_output_in_fewer_bytes(
     x = tiny_task.example(8)
     assert torch.equal(again(x), result.model(x))
     dense = sum(t.numel() * t.element_size() for t in result.model.state_dict().values())
-    assert written < 0.6 * dense
+    if METHODS[name].steers == "budget":
+        assert written < 0.6 * dense
 
 
 @cases("weights")
@@ -469,7 +500,9 @@ def test_magnitude_masks_follow_a_permutation_of_the_weights(scope):
         assert torch.equal(plain.masks[k][order], moved.masks[k])
 
 
-@pytest.mark.parametrize("name", [n for n, e in METHODS.items() if e.kind == "weights"])
+@pytest.mark.parametrize(
+    "name", [n for n, e in METHODS.items() if e.kind == "weights" and e.steers == "budget"]
+)
 def test_chosen_weights_beat_random_ones(name, tiny_mlp_task):
     """At a budget this small the choice of weights decides; random scores would fail here."""
     if name == "random_weights":
