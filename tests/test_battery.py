@@ -39,6 +39,10 @@ ROWS = ThiNet(images=5, pairs=20)
 CASES = {
     "to_prune_or_not": [{"n": 5}, {"n": 5, "scope": "global"}],
     "loss_modelling": [{"pi": 3, "examples": 100}, {"criterion": "LM", "pi": 2, "examples": 100}],
+    "parameterized_structured": [
+        {"decay": 0.3, "epsilon": 0.7},
+        {"decay": 0.3, "epsilon": 0.7, "granularity": "channel", "penalty": "l1"},
+    ],
     "magnitude": [{}, {"scope": "global"}],
     "random_weights": [{}],
     "thinet": [{"images": 5, "pairs": 20}, {"images": 5, "pairs": 20, "rescale": False}],

@@ -111,6 +111,9 @@ class Entry:
 # One line for each; a paper's entry has its slug. Papers first, then the opponents by kind.
 METHODS: dict[str, Entry] = {
     "to_prune_or_not": Entry("gradual magnitude", "weights", "budget", "to_prune_or_not"),
+    "parameterized_structured": Entry(
+        "PSP", "weights", "outcome", "parameterized_structured.method", knob="decay"
+    ),
     "loss_modelling": Entry("loss modelling", "weights", "budget", "loss_modelling"),
     "thinet": Entry("ThiNet", "channels", "budget", "thinet.method"),
     "group_fisher": Entry("Group Fisher", "channels", "budget", "group_fisher.method"),
