@@ -56,7 +56,14 @@ def found():
 
 
 def test_limits_are_asked_on_validation_and_on_test(found):
-    assert study.worst_overshoot(found) == pytest.approx(0.0)  # −0.000, 0.000 and −0.005
+    assert study.limits_broken(found) == 0.0  # 0.000, 0.000 and −0.005 over it
+    broken = rows(
+        (study.cell("dense", 0), {"val": 0.910}),
+        searched(0.9, 0.9095, 600, target=0.0),
+        searched(0.9, 0.9000, 350, target=1.0),
+        searched(0.9, 0.8700, 200, target=3.0),
+    )
+    assert study.limits_broken(broken) == pytest.approx(2 / 3)
     assert study.overshoot_on_test(found) == pytest.approx((0.007 + 0.006 - 0.003) / 3)
 
 
@@ -128,7 +135,7 @@ def test_a_dense_net_leaves_two_states_and_is_the_surveys(small, tiny_task):
 
 
 def test_a_search_is_told_round_by_round_and_its_cost_counts_what_was_rejected(small, tiny_task):
-    cell, found = small("adaptive", target=2.0)
+    cell, found = small("adaptive")
     told = found["rounds"]
     whole = total_steps(cells.task_of(cell))
     each = whole - int(whole / 6)

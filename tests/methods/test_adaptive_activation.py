@@ -380,6 +380,13 @@ def test_a_size_is_come_near_from_above_and_met_at_the_end(tiny_task, start, met
         assert (len(r.loss) == 0) == (r.number == 0 or not r.good)
     assert last.size <= 0.45 < last.size + 0.1
     assert rounds.smallest([*on_the_way, last]) is last
+    base = next(r for r in good if r.number == last.base)
+    graph = trace_groups(base.net, tiny_task.example(1))
+    images = scores.score_images(tiny_task.train.x, 64, seeded(1))
+    at = scores.fall_at(scores.attention(base.net, graph, images), graph, metric)
+    keep = scores.above(graph, at, last.threshold)  # its threshold takes what it took
+    left = {n: [base.recipe[n][u] for u in units] for n, units in keep.items()}
+    assert base.recipe | left == last.recipe
 
 
 def test_the_dense_net_is_given_back_where_no_round_holds(tiny_task):

@@ -85,7 +85,7 @@ def rounds(
     images = scores.score_images(task.train.x, config.images, generator).to(example)
     graph = trace_groups(start.net, example)
     costs, sized = Costs(graph, config.metric), budget is not None
-    limit = 100 * (1 - budget.keep) + 1e-9 if sized else config.target
+    limit = config.target if budget is None else 100 * (1 - budget.keep) + 1e-9
 
     def scored(net: nn.Module) -> tuple[ChannelGraph, dict[str, np.ndarray]]:
         now = trace_groups(net, example)
@@ -163,7 +163,12 @@ def rounds(
         used = plan.whole + sum(len(r.loss) for r in made)
         steps = plan.total - used if plan.total else plan.last
         if keep or steps:
-            yield cut(last.number, keep, steps, judged=False)
+            r = cut(last.number, keep, steps, judged=False)
+            fallen = [
+                at[n][u] for n, units in keep.items() for u in {*range(len(at[n]))} - {*units}
+            ]
+            r.threshold = float(max(fallen, default=r.threshold))
+            yield r
 
 
 def smallest(found: list[Round]) -> Round:
