@@ -116,18 +116,21 @@ def test_speed_ups_are_dense_over_simplified_on_one_thread_with_many_images():
     timed = {"1 thread, 64": {"dense": 6.0, "serene": 3.0, "lobster": 5.0},
              "1 thread, 1": {"dense": 1.0, "serene": 9.0, "lobster": 9.0}}  # fmt: skip
     found = rows((study.latency(0), {"timed": timed}))
-    assert study.structured_speedup(found) == 2.0
-    assert study.scattered_speedup(found) == pytest.approx(1.2)
+    assert study.structured_speedup(found) == pytest.approx(math.log(2))
+    assert study.scattered_speedup(found) == pytest.approx(math.log(1.2))
 
 
 def test_sensitivity_is_compared_with_decay_of_the_same_rule():
-    def each(role, key, base):
-        return [(c, {key: base + c.twt}) for c in cells_of(role)]
+    def each(role, base):
+        return [(c, {"removable": base + c.twt}) for c in cells_of(role)]
 
-    found = rows(*each("lobster", "test", 0.3), *each("decay", "test", 0.2))
-    assert study.sensitivity_over_decay(found) == pytest.approx(0.1)
-    found = rows(*each("serene", "removable", 0.1), *each("decay rows", "removable", 0.4))
+    found = rows(*each("serene", 0.1), *each("decay rows", 0.4))
     assert study.rows_of_sensitivity(found) == pytest.approx(-0.3)
+
+
+def test_lobsters_sensitivity_is_a_mean_over_checks_and_settings():
+    found = rows(*((c, {"trace": {"mean_s": [c.twt, 3 * c.twt]}}) for c in cells_of("lobster")))
+    assert study.lobster_sensitivity(found) == pytest.approx(2 * sum(study.TWTS) / 3)
 
 
 def test_fresh_weights_are_compared_at_the_shape_they_got():
