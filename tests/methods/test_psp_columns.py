@@ -45,6 +45,16 @@ def test_a_column_by_hand():
     assert ColumnConv2d(conv)(x).flatten().tolist() == [2 * 1 + 3 * 10, 2 * 4 + 3 * 100]
 
 
+def test_a_layer_without_a_column_left_gives_its_bias():
+    conv = nn.Conv2d(2, 3, 3, padding=1)
+    with torch.no_grad():
+        conv.weight.zero_()
+    x = torch.randn(2, 2, 5, 5, generator=seeded(3))
+    made = ColumnConv2d(conv)
+    assert len(made.columns) == 0
+    assert torch.equal(made(x), conv.bias.view(1, 3, 1, 1).expand(2, 3, 5, 5))
+
+
 def test_macs_fall_by_what_is_left_out():
     net = ResNetSmall(width=0.5).eval()
     with torch.no_grad():

@@ -15,7 +15,8 @@ DRAWN = 2
 """Replicates of the DenseNet, which is only drawn."""
 
 SETTINGS: dict[str, Any] = {"rate": 10.0, "epsilon": 0.1}
-"""Of the structure parameters, wherever they are learned: chosen on validation of replicate 900."""
+"""Of the structure parameters, wherever they are learned. Provisional, like the pulls and rates:
+to be chosen on validation of replicate 900 before the rates are tuned."""
 PULLS = (0.0, 3e-4, 6e-4, 1e-3, 1.5e-3)
 """λ η of the runs with weight decay, η the peak rate."""
 MILD, HIGH = PULLS[1:3], PULLS[3:]
@@ -38,7 +39,7 @@ RATES = {
     "random": 0.1,
     "fresh": 0.1,
 }
-"""The best mean on validation of those tried, by the profile tune."""
+"""The best mean on validation of those tried, once the profile tune has run; until then a guess."""
 TRIED = dict.fromkeys(RATES, (0.03, 0.1, 0.3))
 REPLICATES = (900, 901, 902)
 
@@ -61,7 +62,7 @@ def rival(arm: str, seed: int, pull: float, **more: Any) -> Cell:
 
 def alone(arm: str, seed: int, lr: float) -> Cell:
     """A rival with a share of its own, so that its rate hangs on no other run."""
-    knobs = SETTINGS | {"pull": TUNED} if arm == "fixed" else {}
+    knobs: dict[str, Any] = SETTINGS | {"pull": TUNED} if arm == "fixed" else {}
     return Cell(arm, seed, share=SHARE, lr=lr, **knobs)
 
 

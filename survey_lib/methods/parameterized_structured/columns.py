@@ -70,7 +70,8 @@ class ColumnConv2d(nn.Module):
         if self._size != (height, width) or self.index.device != x.device:
             self._plan(height, width, x.device)
         patches = x.reshape(n, -1).index_select(1, self.index)  # (N, H' · W' · kept)
-        y = patches.view(-1, len(self.columns)) @ self.weight  # (N · H' · W', K)
+        places = n * self._out[0] * self._out[1]
+        y = patches.view(places, len(self.columns)) @ self.weight  # (N · H' · W', K)
         if self.bias is not None:
             y = y + self.bias
         return y.view(n, *self._out, self.outputs).permute(0, 3, 1, 2)

@@ -71,7 +71,7 @@ class Config:
     r"""λ, the strength of the penalty on :math:`\alpha`: the knob."""
     penalty: str = "decay"
     r"""``decay`` (:math:`\frac\lambda2 \alpha^2`) or ``l1`` (:math:`\lambda |\alpha|`)."""
-    epsilon: float = 0.03
+    epsilon: float = 0.1
     """ε."""
     share: float = 0.0
     """Not 0: in place of ε, this share of the smallest |α| of each layer is zero."""

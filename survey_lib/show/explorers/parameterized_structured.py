@@ -88,13 +88,14 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         .encode(
             x=alt.X("low:Q", title="size of a factor |α|", scale=size,
                     axis=alt.Axis(values=[0.001, 0.01, 0.1, 1], format="~g")),
-            x2="high:Q",
+            x2="high",
             y=alt.Y("share:Q", title="share of structures", axis=percent),
             color=alt.condition(alt.datum.low < alt.datum.epsilon, gone, psp),
         )
     )  # fmt: skip
     line = here.mark_rule(strokeDash=[4, 3]).encode(
-        x="epsilon:Q", color=alt.value(style.css("dense"))
+        x=alt.X("epsilon:Q", title="size of a factor |α|", scale=size),
+        color=alt.value(style.css("dense")),
     )
     x = alt.X("epoch:Q", title="epochs", axis=alt.Axis(tickMinStep=1, format="d"))
     last = int(rows.epoch.max())
