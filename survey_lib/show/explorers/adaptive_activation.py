@@ -72,7 +72,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     colour = alt.condition("datum.good", alt.value(style.css(KEY)), alt.value(style.MUTED))
     shape = alt.Shape("good:N", legend=None).scale(domain=[True, False], range=["circle", "cross"])
 
-    def along(field: str, title: str, form: str, zero: bool) -> alt.LayerChart:
+    def along(field: str, title: str, form: str, zero: bool) -> Any:
         y = alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format=form)).scale(zero=zero)
         line = own.mark_line(strokeDash=[4, 3], color=style.MUTED).encode(x=number, y=y)
         marks = own.mark_point(filled=True, size=90, opacity=1).encode(

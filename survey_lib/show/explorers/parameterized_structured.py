@@ -100,7 +100,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     x = alt.X("epoch:Q", title="epochs", axis=alt.Axis(tickMinStep=1, format="d"))
     last = int(rows.epoch.max())
 
-    def along(value: str, title: str, scale: alt.Scale) -> alt.LayerChart:
+    def along(value: str, title: str, scale: alt.Scale) -> Any:
         y = alt.Y(f"{value}:Q", title=title, axis=percent, scale=scale)
         at = here.encode(x=x, y=y, color=psp)
         return alt.layer(
