@@ -34,8 +34,8 @@ RATES: dict[str, float] = {
     "dense": 0.05,
     "scratch": 0.2,
     "inherited": 0.1,
-    "settled fine": 0.05,
-    "settled splora 4": 0.05,
+    "settled fine": 0.2,
+    "settled splora 4": 0.025,
 }
 """The best mean on validation of those tried (``survey run pruning_adapters --profile tune``): over
 the four densities of a path, Taylor's criterion; *settled*: after as many steps again. A name tells
@@ -55,7 +55,7 @@ TRIED: dict[str, tuple[float, ...]] = {
     "dense": LOW,
     "scratch": MIDDLE,
     "inherited": LOW,
-    "settled fine": LOW,
+    "settled fine": MIDDLE,
     "settled splora 4": LOW,
 }
 SHOWN = ("splora 16", "sppara", "dense", "inherited")
