@@ -90,6 +90,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
                     axis=alt.Axis(values=[0.001, 0.01, 0.1, 1], format="~g")),
             x2="high",
             y=alt.Y("share:Q", title="share of structures", axis=percent),
+            y2=alt.Y2Datum(0),  # else a bar with two ends along x has no foot
             color=alt.condition(alt.datum.low < alt.datum.epsilon, gone, psp),
         )
     )  # fmt: skip
