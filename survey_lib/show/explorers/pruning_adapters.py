@@ -138,11 +138,14 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         along.mark_line().encode(x=x, y=y, color=colour, order=order),
         along.mark_point(filled=True, size=40, opacity=1).encode(x=x, y=y, color=colour),
         now.mark_point(filled=True, size=150, opacity=1).encode(x=x, y=y, color=colour),
-        now.mark_text(dy=-15, fontWeight="bold").encode(
-            x=x, y=y, text=told("accuracy", percent=True), color=colour
+        *(
+            now.transform_filter(alt.datum.learner == learner)
+            .mark_text(dy=dy, fontWeight="bold")
+            .encode(x=x, y=y, text=told("accuracy", percent=True), color=colour)
+            for learner, dy in (("SPLoRA", -15), ("fine-pruning", 19))
         ),
         along.transform_filter(alt.datum.density == 1)
-        .mark_text(dy=24, dx=12, align="right")
+        .mark_text(dy=-15, dx=12, align="right")
         .encode(x=x, y=y, text="learner:N", color=colour),
     )
     many = (
