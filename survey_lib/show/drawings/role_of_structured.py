@@ -83,6 +83,6 @@ def draw() -> Drawing:
         "sensitive ones keep their size, the others shrink. Third, two weight matrices with ten "
         "zeros each, scattered in one, in whole rows in the other, and below each the bytes of "
         "its file: fewer for whole rows.",
-        caption="What the net is not sensitive to shrinks, and what is small goes; where the zeros "
-        "stay decides about the file. Filled: a weight that is left; crossed: zero.",
+        caption="What the net is not sensitive to shrinks, and what is small goes. The paper asks "
+        "what zeros in rows are worth. Filled: a weight that is left; crossed: zero.",
     )

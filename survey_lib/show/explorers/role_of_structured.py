@@ -131,7 +131,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
             y=alt.Y("accuracy:Q", title="test accuracy", axis=alt.Axis(format=".0%"))
             .scale(zero=False),
             color=alt.Color("net:N", scale=alt.Scale(domain=names, range=colours))
-            .legend(columns=2, orient="bottom"),
+            .legend(columns=1, orient="bottom"),
             shape=alt.Shape("net:N", scale=alt.Scale(domain=names, range=list(SHAPES))),
         )
     )  # fmt: skip
