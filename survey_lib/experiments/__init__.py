@@ -8,5 +8,6 @@ EXPERIMENTS: dict[str, str] = {
     "group_fisher": "survey_lib.experiments.group_fisher",
     "pruning_by_explaining": "survey_lib.experiments.pruning_by_explaining",
     "llm_int8": "survey_lib.experiments.llm_int8",
+    "parameterized_structured": "survey_lib.experiments.parameterized_structured",
     "rethinking": "survey_lib.experiments.rethinking",
 }
