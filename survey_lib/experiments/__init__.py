@@ -11,6 +11,7 @@ EXPERIMENTS: dict[str, str] = {
     "llm_int8": "survey_lib.experiments.llm_int8",
     "role_of_structured": "survey_lib.experiments.role_of_structured",
     "pruning_adapters": "survey_lib.experiments.pruning_adapters",
+    "parameterized_structured": "survey_lib.experiments.parameterized_structured",
     "rethinking": "survey_lib.experiments.rethinking",
 }
 
