@@ -125,7 +125,7 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         base.transform_filter((alt.datum.part == "net") & (alt.datum.coder == chosen["coder"]))
         .mark_point(filled=True, size=55, opacity=0.85)
         .encode(
-            x=alt.X("bytes:Q", title="bytes of the whole net under the chosen coder")
+            x=alt.X("bytes:Q", title="bytes of the whole net")
             .scale(type="log", nice=False, padding=10, reverse=True)
             .axis(format="~s", values=[1000, 2000, 5000, 10_000, 20_000, 50_000]),
             y=alt.Y("accuracy:Q", title="test accuracy", axis=alt.Axis(format=".0%"))
