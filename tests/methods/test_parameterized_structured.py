@@ -279,7 +279,7 @@ def test_folding_changes_no_output(tiny_task):
 
 
 def test_compress_reports_what_came_out(tiny_task):
-    config = method.Config(decay=0.3, epsilon=0.5)
+    config = method.Config(decay=0.1, epsilon=0.5)
     found = method.compress(
         tiny_task.build(seeded(0)), tiny_task, None, config, tuning=TUNING, generator=seeded(1)
     )
@@ -306,11 +306,11 @@ def test_batch_norm_behind_a_filter_makes_the_loss_blind_to_its_parameter():
         conv.weight.data.copy_(torch.randn(conv.weight.shape, generator=seeded(12)))
         made = structures(conv.weight, granularity=granularity)
         parametrize.register_parametrization(conv, "weight", made)
-        norm = nn.BatchNorm2d(3, eps=0.0).double()
+        norm = nn.BatchNorm2d(3, eps=1e-12).double()  # torch takes no zero
         (norm(conv(x)) * c).sum().backward()
         size[granularity] = float(made.alpha.grad.abs().max())
-    assert size["filter"] < 1e-12
-    assert size["layer"] < 1e-12
+    assert size["filter"] < 1e-9
+    assert size["layer"] < 1e-9
     assert min(size[g] for g in ("column", "channel", "shape")) > 0.1
 
 
