@@ -138,11 +138,12 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         along.mark_line().encode(x=x, y=y, color=colour, order=order),
         along.mark_point(filled=True, size=40, opacity=1).encode(x=x, y=y, color=colour),
         now.mark_point(filled=True, size=150, opacity=1).encode(x=x, y=y, color=colour),
-        *(
-            now.transform_filter(alt.datum.learner == learner)
+        *(  # the better one's number stands above it, the other's below
+            now.transform_joinaggregate(best="max(accuracy)")
+            .transform_filter(f"{sign}(datum.accuracy == datum.best)")
             .mark_text(dy=dy, fontWeight="bold")
             .encode(x=x, y=y, text=told("accuracy", percent=True), color=colour)
-            for learner, dy in (("SPLoRA", -15), ("fine-pruning", 19))
+            for sign, dy in (("", -15), ("!", 19))
         ),
         along.transform_filter(alt.datum.density == 1)
         .mark_text(dy=-15, dx=12, align="right")
