@@ -232,7 +232,10 @@
     return { mean: mean, low: mean - half, high: mean + half, word: word };
   }
 
-  function startBreaking(box) {
+  function startBreaking(place) {
+    // made apart and put in its place in one step, so that the page changes once
+    var box = place.cloneNode(false);
+    box.removeAttribute("hidden");
     var facts = JSON.parse(box.dataset.break), region = facts.region;
     var two = region[0] !== null && region[1] !== null;
     var centre = two ? (region[0] + region[1]) / 2 : 0;
@@ -334,7 +337,7 @@
     });
     useAll();
     draw();
-    box.hidden = false;
+    place.replaceWith(box);
   }
 
   // Paper has no folds: what tells the paper in a minute and the tables of times is printed open.

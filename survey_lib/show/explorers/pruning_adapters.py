@@ -138,9 +138,9 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
         along.mark_line().encode(x=x, y=y, color=colour, order=order),
         along.mark_point(filled=True, size=40, opacity=1).encode(x=x, y=y, color=colour),
         now.mark_point(filled=True, size=150, opacity=1).encode(x=x, y=y, color=colour),
-        *(  # the better one's number stands above it, the other's below
+        *(  # the better one's number stands above it, unless its name does
             now.transform_joinaggregate(best="max(accuracy)")
-            .transform_filter(f"{sign}(datum.accuracy == datum.best)")
+            .transform_filter(f"{sign}(datum.accuracy == datum.best && datum.density < 1)")
             .mark_text(dy=dy, fontWeight="bold")
             .encode(x=x, y=y, text=told("accuracy", percent=True), color=colour)
             for sign, dy in (("", -15), ("!", 19))

@@ -35,7 +35,7 @@ NETS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 """Role → its name, its series of the style, and what is drawn otherwise."""
 SHAPES = ("triangle-left", "triangle-right", "circle", "circle", "circle", "square", "diamond")
-SHOWN = (24, 36)
+SHOWN = (20, 30)
 """Rows and columns of the matrix that are drawn."""
 
 
@@ -222,7 +222,6 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         "single levels and no order at all. Below, each point is a trained net at one number of "
         "bits, replicate 0.",
         table_columns={
-            "part": "what",
             "rho": "zeros",
             "q": "in whole rows",
             "net": "net",
