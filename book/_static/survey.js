@@ -20,7 +20,9 @@
     var cell = row.children[column];
     if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
     var text = cell.textContent.trim();
-    return text === "–" ? null : text;
+    if (text === "–") return null;
+    var says = cell.classList.contains("num") && /^\d+(\.\d+)?$/.test(text);
+    return says ? Number(text) : text;
   }
 
   function compare(a, b) {

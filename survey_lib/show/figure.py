@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 from xml.etree import ElementTree
+from zlib import crc32
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -277,12 +278,13 @@ def adaptive_svg(svg: str, prefix: str, alt: str) -> str:
     """Matplotlib's SVG as an inline one that follows the page's theme.
 
     Style colours become CSS variables, text takes the page's font, ids that nothing refers to
-    go, and the others get ``prefix``, so that two figures in a page never share one.
+    go, and the others are told apart by ``prefix``, so that two figures in a page never share one.
     """
     root = ElementTree.fromstring(svg)
     used = set(re.findall(r'url\(#([^)"]+)\)|href="#([^"]+)"', svg))
     referenced = {a or b for a, b in used}
-    short = {old: f"{prefix}-{i}" for i, old in enumerate(sorted(referenced))}
+    begins = f"s{crc32(prefix.encode()):x}"  # a page holds thousands of them
+    short = {old: f"{begins}-{i}" for i, old in enumerate(sorted(referenced))}
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
