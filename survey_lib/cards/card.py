@@ -2,6 +2,7 @@
 
 A card is ``survey_lib/cards/<slug>.md``: YAML front matter between two ``---`` lines, then the
 gist in the project's own words. A missing or unknown field is an error that names file and field.
+A chapter of the survey's own, which belongs to no paper, has its card in ``cards/own/``.
 """
 
 import dataclasses
@@ -19,6 +20,8 @@ import yaml
 from yaml.composer import ComposerError
 
 FOLDER = Path(__file__).resolve().parent
+OWN = FOLDER / "own"
+"""Cards of chapters that belong to no paper: they are on no map and among no papers."""
 PROFILES = ("smoke", "quick", "study", "full")
 GROUPS = ("Pruning weights", "Pruning channels", "Bits", "Adapters and language models")
 """What the papers take away, in the order of the book's map."""
@@ -194,8 +197,13 @@ class Card:
 
 
 def slugs() -> list[str]:
-    """Slugs of all cards, sorted."""
+    """Slugs of the papers' cards, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.md"))
+
+
+def own_slugs() -> list[str]:
+    """Slugs of the cards that belong to no paper, sorted."""
+    return sorted(path.stem for path in OWN.glob("*.md"))
 
 
 def disputes(slug: str, claim: Claim) -> list[str]:
@@ -203,7 +211,7 @@ def disputes(slug: str, claim: Claim) -> list[str]:
     own = f"{slug}/{claim.id}"
     back = (
         f"{paper}/{other.id}"
-        for paper in slugs()
+        for paper in [*slugs(), *own_slugs()]
         if paper != slug
         for other in read_card(paper).claims
         if own in other.disputes
@@ -213,10 +221,11 @@ def disputes(slug: str, claim: Claim) -> list[str]:
 
 def card_path(slug: str) -> Path:
     """File of a card; raises CardError naming the slugs there are."""
-    path = FOLDER / f"{slug}.md"
+    if slug in own_slugs():
+        return OWN / f"{slug}.md"
     if slug not in slugs():
         raise CardError(f"no card {slug!r} in {FOLDER}; there are: {', '.join(slugs())}")
-    return path
+    return FOLDER / f"{slug}.md"
 
 
 def read_card(slug: str) -> Card:

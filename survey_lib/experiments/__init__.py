@@ -1,4 +1,4 @@
-"""The experiments, one per chapter: slug → module name, written by hand."""
+"""The experiments, one per chapter and the common testbed: slug → module name, written by hand."""
 
 EXPERIMENTS: dict[str, str] = {
     "to_prune_or_not": "survey_lib.experiments.to_prune_or_not",
@@ -13,6 +13,7 @@ EXPERIMENTS: dict[str, str] = {
     "pruning_adapters": "survey_lib.experiments.pruning_adapters",
     "parameterized_structured": "survey_lib.experiments.parameterized_structured",
     "rethinking": "survey_lib.experiments.rethinking",
+    "common_testbed": "survey_lib.experiments.common_testbed",
 }
 
 BESIDE = {"own_net": "survey_lib.experiments.own_net"}

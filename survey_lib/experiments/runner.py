@@ -7,6 +7,7 @@ An experiment is a package of two files. ``cells.py``, what is measured:
   numbers of a cell (plain values, finite),
 - ``DATA``: names of the embedded data files it uses,
 - ``INEXACT``: patterns of dotted paths of numbers that are timings,
+- ``MODULES``, optional: further modules that the numbers rest on, where they are looked up by name,
 - ``needs(cell)``, optional: the cells whose artefacts a cell reads;
 
 and ``study.py``, what is asked: ``GRIDS``, profile → function that gives its cells, and
@@ -116,7 +117,8 @@ def experiment(slug: str) -> Experiment:
 
 def code_parts(slug: str) -> dict[str, str]:
     """Module → digest, of the code an experiment's numbers rest on."""
-    return closure.digests([experiment(slug).cells.__name__])
+    cells = experiment(slug).cells
+    return closure.digests([cells.__name__, *getattr(cells, "MODULES", ())])
 
 
 def code_digest(slug: str) -> str:

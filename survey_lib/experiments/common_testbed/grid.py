@@ -1,0 +1,308 @@
+"""The common testbed: which runs it takes, in pieces, and at which learning rates.
+
+The grid is run in pieces. :data:`RUN` names those that have been asked for; the page says which
+they are. To go on, add the next piece's name and run the profiles ``tune`` and ``study`` again
+with ``--missing``: nothing that is done is run anew. Methods come from the registry; one that is
+entered later joins every piece of its kind.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from survey_lib.evidence.protocol import Role, by_cell, scores, tune_grid
+from survey_lib.evidence.reading import study as recorded
+from survey_lib.experiments.common_testbed.cells import METRICS, Cell
+from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.graph import GraphError, trace_groups
+from survey_lib.methods.contract import METHODS, Entry
+from survey_lib.tasks.dense import seeded
+from survey_lib.tasks.task import RECIPES, load_task
+
+SLUG = "common_testbed"
+SEEDS = 5
+FULL = 6.0
+"""Epochs of the longest tuning; further ones would gain the dense net less than half a point."""
+LENGTHS = (0.0, 1.0, 3.0, FULL)
+SMALL, HALF = 0.15, 0.5
+SPARSE = 0.05
+KNOBS = (0.25, 1.0, 4.0, 16.0)
+"""Settings of a method that is steered by its outcome, in defaults of its knob."""
+RANDOM, MAGNITUDE = "random", "l1"
+"""The opponents that every difference is told against."""
+REPLICATES = (900, 901, 902)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the grid that is run by itself."""
+
+    name: str
+    net: str
+    kinds: tuple[str, ...]
+    lengths: tuple[float, ...]
+    sizes: tuple[float, ...] = ()
+    """What methods that are steered by a budget keep."""
+    knobs: tuple[float, ...] = ()
+    """Where those that are steered by their outcome are set."""
+    beside: tuple[str, ...] = ()
+    """What stands beside the methods: the dense net trained on (``longer``), one shape for all with
+    inherited weights, or with fresh ones for equal epochs (``e``) or equal MACs (``b``)."""
+    minutes: int = 0
+    """Core-minutes that rates and study take, about."""
+
+
+_CHANNELS = ("channels",)
+_BESIDE = ("longer", "inherited")
+PIECES = (
+    Piece("resnet", "resnet_small", _CHANNELS, (0.0, FULL), (HALF, SMALL), beside=_BESIDE,
+          minutes=90),
+    Piece("lengths", "resnet_small", _CHANNELS, (1.0, 3.0), (HALF, SMALL), beside=_BESIDE,
+          minutes=60),
+    Piece("fresh", "resnet_small", (), (), (HALF, SMALL), beside=("e", "b"), minutes=60),
+    Piece("mobilenet", "mobilenet_small", _CHANNELS, (0.0, FULL), (HALF, SMALL), beside=_BESIDE,
+          minutes=90),
+    Piece("weights", "resnet_small", ("weights",), (0.0, 1.0, FULL), (0.5, 0.2, 0.1, SPARSE, 0.02),
+          minutes=95),
+    Piece("sizes", "resnet_small", _CHANNELS, (0.0, FULL), (0.7, 0.3), beside=_BESIDE, minutes=65),
+    Piece("adapters", "resnet_small", ("adapters",), (0.0, FULL), (HALF, SMALL), minutes=10),
+    Piece("outcome", "resnet_small", ("channels", "weights"), (FULL,), knobs=KNOBS, minutes=55),
+    Piece("neurons", "char_gpt", ("channels", "weights"), (0.0, 0.5), (HALF, 0.2), minutes=60),
+    Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=2),
+    Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (SMALL,), beside=_BESIDE, minutes=100),
+)  # fmt: skip
+RUN = ("resnet",)
+"""Names of the pieces that rates and study hold so far."""
+
+
+def pieces() -> tuple[Piece, ...]:
+    """Those that have been asked for, in the order of :data:`PIECES`."""
+    return tuple(p for p in PIECES if p.name in RUN)
+
+
+# ---- who takes part
+
+
+@lru_cache(maxsize=64)
+def able(net: str, kind: str, steers: str, least: float = SMALL) -> tuple[str, ...]:
+    """Names of the methods of a kind that can work on a net, by their own word, nothing trained."""
+    task = load_task(net)
+    model = task.build(seeded(0))
+    graph = trace_groups(model, task.example(1))
+    budget = Budget(METRICS[kind], least) if steers == "budget" else None
+    found = []
+    for name, entry in METHODS.items():
+        if (entry.kind, entry.steers) != (kind, steers):
+            continue
+        module, config = entry.load(), entry.config()
+        try:
+            if reach := getattr(module, "reach", None):
+                reach(graph, budget, config)
+            if check := getattr(module, "check", None):
+                check(model, graph, task, config)
+        except (GraphError, ValueError):
+            continue
+        found.append(name)
+    return tuple(found)
+
+
+def methods(piece: Piece) -> list[str]:
+    """Who takes part in a piece."""
+    ways = [("budget", piece.sizes), ("outcome", piece.knobs)]
+    return [
+        name
+        for kind in piece.kinds
+        for steers, points in ways
+        if points
+        for name in able(piece.net, kind, steers, min(piece.sizes, default=SMALL))
+    ]
+
+
+def points(piece: Piece, name: str) -> list[dict[str, float]]:
+    """The sizes or settings at which a method is run in a piece."""
+    if METHODS[name].steers == "budget":
+        return [{"keep": keep} for keep in piece.sizes]
+    return [{"knob": knob} for knob in piece.knobs]
+
+
+# ---- learning rates
+
+LADDER = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Learning rates that may be tried, in rates of the dense net's own recipe."""
+TRIES: dict[str, int] = {}
+"""Comparison → how many rates each of its roles tries; 3 where nothing is said."""
+FIRST: dict[str, int] = {}
+"""Role → the first of them, by its place on the ladder; 4 where nothing is said."""
+
+
+def rate(net: str, place: int) -> float:
+    """A rate of the ladder, for a net."""
+    return float(f"{RECIPES[net].lr * LADDER[place]:.4g}")
+
+
+def comparison(net: str, kind: str, length: float) -> str:
+    """Whose roles try equally many rates."""
+    return f"{net} {kind} {length:g}"
+
+
+def _role(name: str, net: str, kind: str, length: float, cells: Callable[..., Any]) -> Role:
+    group = comparison(net, kind, length)
+    first, tries = FIRST.get(name, 4), TRIES.get(group, 3)
+    rates = tuple(rate(net, place) for place in range(first, first + tries))
+    score, sign = ("val_re", 1) if net != "char_gpt" else ("val", -1)
+    return Role(name, cells, rates, group, score, sign)
+
+
+def role_of(cell: Cell) -> str:
+    """Name of the role whose rate a cell has; empty where nothing is trained."""
+    if not cell.epochs:
+        return ""
+    who = cell.method or cell.how or cell.arm
+    return f"{cell.net} {who}" + ("" if cell.how in ("e", "b") else f" {cell.epochs:g}")
+
+
+def _roles() -> tuple[Role, ...]:
+    found: dict[str, Role] = {}
+
+    def add(kind: str, example: Cell) -> None:
+        name, length = role_of(example), example.epochs
+        found.setdefault(
+            name,
+            _role(name, example.net, kind, length,
+                  lambda s, lr: [replace(example, seed=s, lr=lr, brief=True)]),
+        )  # fmt: skip
+
+    for piece in pieces():
+        for length in filter(None, piece.lengths):
+            for name in methods(piece):
+                entry = METHODS[name]
+                if entry.trains:
+                    add(entry.kind, Cell("method", 0, piece.net, name, epochs=length,
+                                         **_tuned_at(piece, entry)))  # fmt: skip
+        for example in _beside(piece, 0):
+            kind = "fresh" if example.how in ("e", "b") else "channels"
+            smallest = min(piece.sizes) if example.how else 1.0
+            add(kind, replace(example, keep=smallest))
+    return tuple(found.values())
+
+
+def _tuned_at(piece: Piece, entry: Entry) -> dict[str, float]:
+    """The one size or setting at which a rate is chosen."""
+    if entry.steers == "outcome":
+        return {"knob": 1.0}
+    return {"keep": SPARSE if entry.kind == "weights" and SPARSE in piece.sizes
+            else min(piece.sizes)}  # fmt: skip
+
+
+def _beside(piece: Piece, seed: int) -> list[Cell]:
+    """What stands beside the methods of a piece."""
+    found = []
+    lengths = [n for n in piece.lengths if n]
+    for how in piece.beside:
+        if how == "longer":
+            found += [Cell("longer", seed, piece.net, epochs=n) for n in lengths]
+            continue
+        own = lengths if how == "inherited" else [float(RECIPES[piece.net].epochs)]
+        found += [
+            Cell("shape", seed, piece.net, keep=keep, how=how, epochs=n)
+            for keep in piece.sizes for n in own
+        ]  # fmt: skip
+    return found
+
+
+ROLES = _roles()
+"""Each method at each length has a rate of its own, chosen at the smallest size."""
+
+
+def _chosen() -> dict[str, float]:
+    """The best rate of each role by the committed runs, wherever in its grid it lies.
+
+    A role whose runs are not there yet has the middle one. That the best lies inside is held by a
+    test, so that an unfinished search can still be read.
+    """
+    found = by_cell(recorded(SLUG, "tune"), Cell)
+    chosen = {}
+    for role in ROLES:
+        chosen[role.name] = role.rates[len(role.rates) // 2]
+        cells = [c for r in role.rates for s in REPLICATES for c in role.cells(s, r)]
+        if all(role.score in found.get(c, {}) for c in cells):
+            means = scores(role, REPLICATES, found)
+            chosen[role.name] = max(means, key=lambda r, m=means, role=role: role.sign * m[r])
+    return chosen
+
+
+RATES = _chosen()
+"""The best mean on validation of those tried (``survey run common_testbed --profile tune``)."""
+
+
+def at_edges() -> tuple[dict[str, int], dict[str, int]]:
+    """What :data:`TRIES` and :data:`FIRST` have to say so that no best rate lies at an end.
+
+    One more rate for all roles of a comparison in which one lies there, below or above its own.
+    """
+    found = by_cell(recorded(SLUG, "tune"), Cell)
+    tries, first = dict(TRIES), dict(FIRST)
+    for role in ROLES:
+        means = scores(role, REPLICATES, found)
+        best = max(means, key=lambda r, m=means, role=role: role.sign * m[r])
+        if best in (role.rates[0], role.rates[-1]):
+            tries[role.comparison] = len(role.rates) + 1
+    for role in ROLES:
+        means = scores(role, REPLICATES, found)
+        best = max(means, key=lambda r, m=means, role=role: role.sign * m[r])
+        below = best in role.rates[: (len(role.rates) - 1) // 2]
+        if tries.get(role.comparison, 3) > len(role.rates) and below:
+            first[role.name] = first.get(role.name, 4) - 1
+    return tries, first
+
+
+# ---- grids
+
+
+def rated(cell: Cell) -> Cell:
+    """The cell at its role's rate."""
+    return replace(cell, lr=RATES[role_of(cell)]) if cell.epochs else cell
+
+
+def cells_of(piece: Piece, seed: int) -> list[Cell]:
+    """All cells of a piece, of one replicate."""
+    found = [Cell("dense", seed, piece.net), *_beside(piece, seed)]
+    for name in methods(piece):
+        lengths = piece.lengths if METHODS[name].trains else (0.0,)
+        found += [
+            Cell("method", seed, piece.net, name, epochs=length, **at)
+            for length in lengths for at in points(piece, name)
+        ]  # fmt: skip
+    return [rated(cell) for cell in found]
+
+
+def _study() -> list[Cell]:
+    found = [c for piece in pieces() for seed in range(SEEDS) for c in cells_of(piece, seed)]
+    # dense nets first, so that no two workers train the same one
+    return sorted(dict.fromkeys(found), key=lambda c: c.arm != "dense")
+
+
+def _quick() -> list[Cell]:
+    """A slice of the first piece, replicate 0: the two opponents, untuned and tuned in full."""
+    first = PIECES[0]
+    few = (RANDOM, MAGNITUDE)
+    return [Cell("dense", 0, first.net)] + [
+        c for c in cells_of(first, 0)
+        if c.method in few and c.keep == SMALL
+    ]  # fmt: skip
+
+
+def _smoke() -> list[Cell]:
+    """A tenth of an epoch of what the page draws from a fresh run."""
+    return [replace(c, epochs=min(c.epochs, 0.1)) for c in _quick() if c.method != RANDOM]
+
+
+GRIDS: dict[str, Callable[[], list[Cell]]] = {
+    "smoke": _smoke,
+    "quick": _quick,
+    "study": _study,
+    "full": list,
+    "tune": lambda: tune_grid(ROLES, REPLICATES),
+}
+"""Profile → its cells; every quick cell is one of the study's."""

@@ -1,0 +1,283 @@
+"""The common testbed: what is asked of the runs; which runs that takes stands in ``grid``."""
+
+import statistics as stats
+from collections.abc import Iterable
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from survey_lib.evidence.protocol import MissingArm, Rows, instead, mean, statistics
+from survey_lib.experiments.common_testbed.cells import FRESH, Cell
+from survey_lib.experiments.common_testbed.grid import (  # noqa: F401 (a study has these names)
+    FULL,
+    GRIDS,
+    HALF,
+    MAGNITUDE,
+    PIECES,
+    RANDOM,
+    RATES,
+    REPLICATES,
+    ROLES,
+    RUN,
+    SMALL,
+    SPARSE,
+)
+from survey_lib.methods.contract import METHODS
+from survey_lib.tasks.task import RECIPES
+
+LEAST = 5
+"""Methods that an order has at least."""
+
+
+def board(
+    rows: Rows, net: str, length: float, keep: float, of: str = "test_re", kind: str = "channels"
+) -> dict[str, float]:
+    """Method → a number of its net, of one kind at one size; fresh weights are no criterion.
+
+    Raises:
+        MissingArm: fewer than five methods were run there.
+    """
+    found = {
+        n["config"]["method"]: n[of]
+        for n in rows.all(arm="method", net=net, keep=keep, epochs=length)
+        if of in n
+    }
+    some = {
+        name: value
+        for name, value in found.items()
+        if name != FRESH and (METHODS[name].kind, METHODS[name].steers) == (kind, "budget")
+    }
+    if kind == "channels" and len(some) < LEAST:
+        raise MissingArm(f"{len(some)} methods on {net} at {keep:g} after {length:g} epochs")
+    return some
+
+
+def criteria(found: dict[str, float]) -> dict[str, float]:
+    """Those that look at the net: all but the random choice."""
+    return {name: value for name, value in found.items() if name != RANDOM}
+
+
+def spread(found: dict[str, float]) -> float:
+    """Standard deviation over methods."""
+    return stats.stdev(criteria(found).values())
+
+
+def agreement(one: dict[str, float], other: dict[str, float]) -> float:
+    """Rank correlation (Spearman) of the methods that stand on both boards."""
+    both = [name for name in one if name in other]
+    if len(both) < LEAST:
+        raise MissingArm(f"{len(both)} methods stand on both boards")
+    return float(spearmanr([one[n] for n in both], [other[n] for n in both]).statistic)
+
+
+def picked(rows: Rows, net: str, length: float, keep: float, kind: str = "channels") -> str:
+    """The method that is best on validation images."""
+    val = board(rows, net, length, keep, "val_re", kind)
+    return max(val, key=lambda name: val[name])
+
+
+def _number(rows: Rows, name: str, keep: float, of: str, **more: Any) -> float:
+    asked = {"net": "resnet_small", "epochs": FULL} | more
+    return rows.one(arm="method", method=name, keep=keep, **asked)[of]
+
+
+R, M, V, T = "resnet_small", "mobilenet_small", "vgg_small", "char_gpt"
+SIZES = (HALF, SMALL)
+
+
+def _left_of_spread(rows: Rows, net: str, length: float, of: str = "test_re") -> float:
+    return spread(board(rows, net, length, SMALL)) / spread(board(rows, net, 0.0, SMALL, of))
+
+
+def spread_left(rows: Rows) -> float:
+    """15 % of the MACs: spread of the criteria after full tuning, as a share of that before."""
+    return _left_of_spread(rows, R, FULL)
+
+
+def spread_left_after_one(rows: Rows) -> float:
+    """The same after one epoch."""
+    return _left_of_spread(rows, R, 1.0)
+
+
+def spread_left_vgg(rows: Rows) -> float:
+    """The same on the VGG-like net, after full tuning."""
+    return _left_of_spread(rows, V, FULL)
+
+
+def order_before_and_after(rows: Rows) -> float:
+    """15 %: rank correlation of the methods before any tuning and after full tuning."""
+    return agreement(board(rows, R, 0.0, SMALL), board(rows, R, FULL, SMALL))
+
+
+def order_of_sizes(rows: Rows) -> float:
+    """Rank correlation of the methods at 50 % and at 15 %, after full tuning."""
+    return agreement(board(rows, R, FULL, HALF), board(rows, R, FULL, SMALL))
+
+
+def order_after_one(rows: Rows) -> float:
+    """15 %: rank correlation after one epoch and after full tuning."""
+    return agreement(board(rows, R, 1.0, SMALL), board(rows, R, FULL, SMALL))
+
+
+def order_of_nets(rows: Rows) -> float:
+    """15 %: rank correlation on the residual and on the depthwise net, after full tuning."""
+    return agreement(board(rows, R, FULL, SMALL), board(rows, M, FULL, SMALL))
+
+
+def order_of_nets_untuned(rows: Rows) -> float:
+    """The same before any tuning, statistics re-estimated."""
+    return agreement(board(rows, R, 0.0, SMALL), board(rows, M, 0.0, SMALL))
+
+
+def random_gap(rows: Rows) -> float:
+    """Median of the criteria minus random, after full tuning, mean over two sizes."""
+    boards = [board(rows, R, FULL, keep) for keep in SIZES]
+    return mean(stats.median(criteria(b).values()) - b[RANDOM] for b in boards)
+
+
+def magnitude_place(rows: Rows) -> float:
+    """Share of the other criteria that ℓ1 is no worse than, after full tuning, two sizes."""
+    boards = [criteria(board(rows, R, FULL, keep)) for keep in SIZES]
+    return mean(
+        mean(float(b[MAGNITUDE] >= value) for name, value in b.items() if name != MAGNITUDE)
+        for b in boards
+    )
+
+
+def winner_gain(rows: Rows) -> float:
+    """The method that is best on validation minus ℓ1, on test, after full tuning, two sizes."""
+    return mean(
+        board(rows, R, FULL, keep)[picked(rows, R, FULL, keep)]
+        - board(rows, R, FULL, keep)[MAGNITUDE]
+        for keep in SIZES
+    )
+
+
+def _shape(rows: Rows, how: str, **more: Any) -> float:
+    epochs = {"epochs": float(RECIPES[R].epochs)} | more
+    return rows.one(arm="shape", net=R, keep=SMALL, how=how, **epochs)["test_re"]
+
+
+def fresh_over_winner(rows: Rows) -> float:
+    """15 %: fresh weights for equal MACs minus the best method on validation, fully tuned."""
+    return _shape(rows, "b") - board(rows, R, FULL, SMALL)[picked(rows, R, FULL, SMALL)]
+
+
+def inherited_over_fresh(rows: Rows) -> float:
+    """15 %, one shape, equal tuning: inherited weights minus fresh ones."""
+    return _shape(rows, "inherited", epochs=FULL) - _number(rows, FRESH, SMALL, "test_re")
+
+
+def statistics_gain(rows: Rows) -> float:
+    """15 %, before any tuning: what re-estimated statistics add, mean over the criteria."""
+    fresh, stale = (criteria(board(rows, R, 0.0, SMALL, of)) for of in ("test_re", "test"))
+    return mean(fresh[name] - stale[name] for name in fresh)
+
+
+def time_for_macs(rows: Rows) -> float:
+    """15 %: speed-up divided by the ratio of MACs, mean over the criteria."""
+    dense = rows.one(arm="dense", net=R)
+    found = [
+        n["dense_ms"] / n["net_ms"] * n["macs"] / dense["macs"]
+        for n in rows.all(arm="method", net=R, keep=SMALL, epochs=FULL)
+        if "net_ms" in n and METHODS[n["config"]["method"]].kind == "channels"
+    ]
+    return mean(found)
+
+
+def weights_over_random(rows: Rows) -> float:
+    """5 % of the weights, after full tuning: magnitude minus random."""
+    return _number(rows, "magnitude", SPARSE, "test_re") - _number(
+        rows, "random_weights", SPARSE, "test_re"
+    )
+
+
+def gradual_over_at_once(rows: Rows) -> float:
+    """5 % of the weights, equal tuning: gradual magnitude minus magnitude at once."""
+    return _number(rows, "to_prune_or_not", SPARSE, "test_re") - _number(
+        rows, "magnitude", SPARSE, "test_re"
+    )
+
+
+def _smaller(rows: Iterable[dict[str, Any]], most: float) -> list[dict[str, Any]]:
+    found = [n for n in rows if n.get("bytes", most + 1) <= most]
+    if not found:
+        raise MissingArm(f"no net of at most {most:g} bytes")
+    return found
+
+
+def _of_kinds(rows: Rows, kinds: tuple[str, ...], **asked: Any) -> list[dict[str, Any]]:
+    found = []
+    for keep in sorted({k for p in PIECES for k in p.sizes}):
+        try:
+            found += rows.all(arm="method", keep=keep, **asked)
+        except MissingArm:
+            continue
+    return [n for n in found if METHODS[n["config"]["method"]].kind in kinds]
+
+
+def weights_over_channels(rows: Rows) -> float:
+    """Best masked net within the bytes of ℓ1's 15 % net, minus the best one by channels."""
+    most = _number(rows, MAGNITUDE, SMALL, "bytes")
+    masked = _smaller(_of_kinds(rows, ("weights",), net=R, epochs=FULL), most)
+    best = max(masked, key=lambda n: n["val_re"])
+    return best["test_re"] - board(rows, R, FULL, SMALL)[picked(rows, R, FULL, SMALL)]
+
+
+def int8_over_pruned(rows: Rows) -> float:
+    """Loss of the best pruned net within int8's bytes, minus int8's: nats a character."""
+    bits = [
+        n for n in rows.all(arm="method", net=T, knob=1.0)
+        if METHODS[n["config"]["method"]].kind == "bits" and "val" in n
+    ]  # fmt: skip
+    if not bits:
+        raise MissingArm("no net of eight bits")
+    int8 = min(bits, key=lambda n: n["val"])
+    length = max(n for p in PIECES if p.net == T for n in p.lengths)
+    pruned = _smaller(
+        _of_kinds(rows, ("channels", "weights"), net=T, epochs=length), int8["bytes"]
+    )
+    return min(pruned, key=lambda n: n["val"])["test"] - int8["test"]
+
+
+FREE = ("lr", "method")
+STATISTICS = statistics(
+    Cell, spread_left, order_before_and_after, random_gap, magnitude_place, winner_gain,
+    fresh_over_winner, inherited_over_fresh, statistics_gain, order_of_sizes, time_for_macs,
+    spread_left_after_one, order_after_one, order_of_nets, order_of_nets_untuned, spread_left_vgg,
+    weights_over_random, gradual_over_at_once, weights_over_channels, int8_over_pruned, free=FREE,
+)  # fmt: skip
+WAITS = {
+    "fresh": ("fresh_over_winner",),
+    "lengths": ("spread_left_after_one", "order_after_one"),
+    "mobilenet": ("order_of_nets", "order_of_nets_untuned"),
+    "vgg": ("spread_left_vgg",),
+    "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
+    "bits": ("int8_over_pruned",),
+}
+"""Piece → statistics that need its runs; those that none names need the first piece alone."""
+WAITING = tuple(name for piece, names in WAITS.items() if piece not in RUN for name in names)
+"""Statistics whose claims cannot be judged yet."""
+INSTEAD = instead(
+    Cell,
+    {
+        "spread_left": {
+            "statistics as they were left": lambda r: _left_of_spread(r, R, FULL, "test"),
+        },
+        "order_before_and_after": {
+            "statistics as they were left": lambda r: agreement(
+                board(r, R, 0.0, SMALL, "test"), board(r, R, FULL, SMALL)
+            ),
+            "at half the MACs": lambda r: agreement(
+                board(r, R, 0.0, HALF), board(r, R, FULL, HALF)
+            ),
+        },
+        "fresh_over_winner": {
+            "fresh weights for equal epochs": lambda r: (
+                _shape(r, "e") - board(r, R, FULL, SMALL)[picked(r, R, FULL, SMALL)]
+            ),
+        },
+    },
+    free=FREE,
+)
+"""Other ways to measure what a claim asks, which a reader may put in its place."""
