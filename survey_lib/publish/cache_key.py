@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from survey_lib import closure, files
+from survey_lib.cards.card import OWN, own_slugs, slugs
 from survey_lib.publish import layout
 from survey_lib.show.page import method_file
 
@@ -83,13 +84,13 @@ def key_parts(slug: str, profile: str, loaded: Iterable[str] = ()) -> dict[str, 
     modules = closure.closure(static_imports(sources) | set(loaded), files.PACKAGE)
     for path in modules.values():
         parts[_relative(path, root)] = closure.module_digest(path)
-    own = [files.PACKAGE / "cards" / f"{slug}.md"]
+    own = _cards(slug)
     # the chapter prints its method's source, docstrings and comments included
     method = method_file(slug)
     own += [method] if method.name == f"{slug}.py" else sorted(method.parent.glob("*.py"))
     own += sorted(files.results_dir().glob(f"*/{slug}.jsonl"))
     for other in sorted(chapters_judged(sources) - {slug}):
-        own += [files.PACKAGE / "cards" / f"{other}.md"]
+        own += _cards(other)
         own += [files.results_dir() / "study" / f"{other}.jsonl"]
     if any(name.startswith("survey_lib.tasks") for name in modules):
         own += _data_files(files.PACKAGE / "tasks")
@@ -105,6 +106,11 @@ def key_parts(slug: str, profile: str, loaded: Iterable[str] = ()) -> dict[str, 
     return parts
 
 
+def _cards(slug: str) -> list[Path]:
+    """Where a chapter's card may lie."""
+    return [files.PACKAGE / "cards" / f"{slug}.md", OWN / f"{slug}.md"]
+
+
 def chapters_judged(sources: list[str]) -> set[str]:
     """Chapters that code cells name, where they ask for verdicts; else none.
 
@@ -112,7 +118,7 @@ def chapters_judged(sources: list[str]) -> set[str]:
     """
     if "survey_lib.experiments.judging.verdicts" not in static_imports(sources):
         return set()
-    known = {card.stem for card in (files.PACKAGE / "cards").glob("*.md")}
+    known = {*slugs(), *own_slugs()}
     named: set[str] = set()
     for source in sources:
         with contextlib.suppress(SyntaxError):

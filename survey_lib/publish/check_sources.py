@@ -109,11 +109,12 @@ def _check_toc(pages: list[str]) -> list[Finding]:
             found.append(Finding("_toc.yml", f"lists {page}, which is generated", "take it out"))
         elif page.startswith("book/") and not (root / f"{page}.md").exists():
             found.append(Finding("_toc.yml", f"lists {page}, which is no page", "add the page"))
-    for slug in sorted(papers):
+    for slug in sorted({*papers, *cards.own_slugs()}):
         try:
             cards.read_card(slug)
         except cards.CardError as error:
-            found.append(Finding(f"survey_lib/cards/{slug}.md", str(error), "mend the card"))
+            name = cards.card_path(slug).relative_to(cards.FOLDER).as_posix()
+            found.append(Finding(f"survey_lib/cards/{name}", str(error), "mend the card"))
     return found
 
 

@@ -13,9 +13,14 @@ LEAST_CLAIMS = 3
 
 
 def missing(slug: str, root: Path | None = None) -> list[str]:
-    """What a chapter still lacks to be a finished one, a sentence each; looks at files only."""
+    """What a chapter still lacks to be a finished one, a sentence each; looks at files only.
+
+    A chapter of no paper has neither method nor drawing; it lacks what its runs and its page lack.
+    """
     root = root or layout.root()
     package, tests = root / "survey_lib", root / "tests"
+    if slug in layout.NO_CARD:
+        return _missing_in_runs(slug, root) + _missing_in_notebook(slug, root)
     card_file = package / "cards" / f"{slug}.md"
     if not card_file.exists():
         return [f"survey_lib/cards/{slug}.md: there is no card; write it, or survey new {slug}"]
@@ -40,6 +45,18 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
             "survey_lib/methods/contract.py: add the method to METHODS, so that the battery tests "
             f'it: "{slug}": Entry(label, kind, steers, module)'
         )
+    found += _missing_in_runs(slug, root)
+    drawing = _read(package / "show" / "drawings" / f"{slug}.py")
+    if not drawing or drawing.startswith(f'"""{DRAFT}'):
+        found.append(
+            f"survey_lib/show/drawings/{slug}.py: draw what the method looks at, scores and takes "
+            "away, with the parts of show/drawing.py"
+        )
+    return found + _missing_in_notebook(slug, root)
+
+
+def _missing_in_runs(slug: str, root: Path) -> list[str]:
+    package, found = root / "survey_lib", []
     experiment = package / "experiments" / slug
     asked = experiment / "study.py" if experiment.is_dir() else experiment.with_suffix(".py")
     tunes = '"tune": list,' not in _read(asked)  # else no grid
@@ -55,13 +72,7 @@ def missing(slug: str, root: Path | None = None) -> list[str]:
             f"survey_lib/show/explorers/{slug}.py: let the reader move what is particular to this "
             "paper, and say so in its first line"
         )
-    drawing = _read(package / "show" / "drawings" / f"{slug}.py")
-    if not drawing or drawing.startswith(f'"""{DRAFT}'):
-        found.append(
-            f"survey_lib/show/drawings/{slug}.py: draw what the method looks at, scores and takes "
-            "away, with the parts of show/drawing.py"
-        )
-    return found + _missing_in_notebook(slug, root)
+    return found
 
 
 def _missing_in_card(card: Card, text: str, root: Path) -> list[str]:

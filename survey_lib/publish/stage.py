@@ -19,7 +19,7 @@ from survey_lib.evidence.verdicts import Verdict
 from survey_lib.publish import layout, overview, timings, zoo
 from survey_lib.publish.disputes import Judged, told
 from survey_lib.publish.layout import PublishError
-from survey_lib.publish.ledger import ledger_page
+from survey_lib.publish.ledger import ledger_page, runs_of
 from survey_lib.publish.run_page import run_page
 from survey_lib.publish.shown import notice, staged_notebook, with_run_facts
 
@@ -59,7 +59,9 @@ def stage(unbuilt: Mapping[str, str] | None = None) -> Path:
         _write_notebook(notebook, folder / "notebooks" / f"{slug}.ipynb")
     _write_toc(folder, _papers(folder, judged, unbuilt))
     _timings(folder)
-    (folder / "book" / "ledger.md").write_text(ledger_page(judged, states), encoding="utf-8")
+    (folder / "book" / "ledger.md").write_text(
+        ledger_page(judged, states, runs_of(judged)), encoding="utf-8"
+    )
     (folder / "book" / "run.md").write_text(run_page(), encoding="utf-8")
     _extra_files(folder / "_extra" / "_static")
     shutil.rmtree(final, ignore_errors=True)

@@ -38,9 +38,15 @@ def tally(verdicts: Sequence[Verdict], whose: str) -> str:
 
     Args:
         verdicts: of any kind.
-        whose: who makes the claims that count: "the paper" or "the papers".
+        whose: who makes the claims that count: "the paper" or "the papers". Where no paper makes
+            any, all are counted, as questions of this survey.
     """
     counted = of_the_paper(verdicts)
+    if verdicts and not counted:
+        words = Counter(v.word for v in verdicts)
+        told = ", ".join(f"{words[word]} {word}" for word in SIGNS if words[word])
+        plural = "question" if len(verdicts) == 1 else "questions"
+        return f"{len(verdicts)} {plural} of this survey: {told}"
     words = Counter(v.word for v in counted)
     told = ", ".join(f"{words[word]} {word}" for word in SIGNS if words[word])
     plural = "claim" if len(counted) == 1 else "claims"

@@ -70,7 +70,7 @@ PIECES = (
     Piece("outcome", "resnet_small", ("channels", "weights"), (FULL,), knobs=KNOBS, minutes=55),
     Piece("neurons", "char_gpt", ("channels", "weights"), (0.0, 0.5), (HALF, 0.2), minutes=60),
     Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=2),
-    Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (SMALL,), beside=_BESIDE, minutes=100),
+    Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=110),
 )  # fmt: skip
 RUN = ("resnet",)
 """Names of the pieces that rates and study hold so far."""

@@ -1,0 +1,196 @@
+"""The testbed's explorer: budget × tuning × unit → every method against what it costs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from survey_lib.evidence.intervals import t_interval
+from survey_lib.evidence.records import Record
+from survey_lib.experiments.common_testbed import cells, grid
+from survey_lib.measure.standard import standard
+from survey_lib.methods.contract import METHODS
+from survey_lib.show import style
+from survey_lib.show.explorer import Control, Explorer
+from survey_lib.show.markup import Html
+from survey_lib.show.tables import table
+from survey_lib.show.testbed import KINDS, MAGNITUDE, NETS, RANDOM, UNITS, label, look, nets
+from survey_lib.tasks.dense import dense_net, seeded
+
+NET = "resnet_small"
+AS_LEFT = "untuned, statistics as left"
+UNTUNED = "untuned, statistics re-estimated"
+LIVE = {"quick": 1.0, "smoke": 0.05}
+"""Most epochs that are tuned in a live kernel."""
+
+
+def chapter(name: str) -> str:
+    """Address of the page that a method's point opens: its chapter, or the glossary."""
+    package = METHODS[name].module.split(".")[0]
+    own = [package, *(slug for slug in METHODS if METHODS[slug].module.split(".")[0] == package)]
+    from survey_lib.cards.card import slugs
+
+    known = [slug for slug in own if slug in slugs()]
+    return f"{known[0]}.html" if known else "../book/glossary.html"
+
+
+def tunings(df: pd.DataFrame) -> dict[str, tuple[str, float]]:
+    """What the slider says → number of a net, and epochs, in the order of length."""
+    lengths = sorted(df[(df.arm == "method") & (df.net == NET)].epochs.unique())
+    found = {AS_LEFT: ("raw", 0.0), UNTUNED: ("score", 0.0)} if 0.0 in lengths else {}
+    return found | {f"{n:g} epoch{'' if n == 1 else 's'}": ("score", n) for n in lengths if n}
+
+
+def points(recorded: Sequence[Record]) -> pd.DataFrame:
+    """A row for each method, size, tuning and unit; the dense net has one at every setting."""
+    df = nets(recorded)
+    here = df[df.net == NET]
+    sizes = sorted(
+        here[(here.arm == "method") & here.kind.isin(["channels"])
+             & (here.steers == "budget")].keep.unique(), reverse=True,
+    )  # fmt: skip
+    rows = []
+    for tuning, (value, epochs) in tunings(df).items():
+        some = here[(here.arm == "method") & (here.epochs == epochs)]
+        groups = some.groupby(["method", "kind", "keep", "knob"], sort=False)
+        for unit in UNITS:
+            shared = {"tuning": tuning, "unit": unit}
+            rows += [
+                shared | _row("dense", "dense", keep, here[here.arm == "dense"], unit, value)
+                for keep in sizes
+            ]
+            for (method, kind, keep, knob), one in groups:
+                timed = kind != "weights" or unit != "milliseconds"
+                if timed and one[f"of {unit}"].notna().any():
+                    at = keep if not knob else float(knob)
+                    rows.append(shared | _row(str(method), str(kind), at, one, unit, value))
+    return pd.DataFrame(rows)
+
+
+def _row(
+    method: str, kind: str, keep: float, one: pd.DataFrame, unit: str, value: str
+) -> dict[str, Any]:
+    interval = t_interval([float(v) for v in one[value]])
+    known = interval.n > 1
+    first = one.sort_values("seed").iloc[0]
+    return {
+        "method": method, "name": label(method), "kind": kind, "keep": float(keep),
+        "share": round(float(one[f"of {unit}"].mean()), 4),
+        "accuracy": round(interval.mean, 4),
+        "low": round(interval.low if known else interval.mean, 4),
+        "high": round(interval.high if known else interval.mean, 4),
+        "seeds": interval.n, "bytes": int(first.bytes),
+        "page": chapter(method) if method in METHODS else "",
+    }  # fmt: skip
+
+
+def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.LayerChart:
+    """Every net at the chosen tuning, small; those at the chosen budget large and named."""
+    here = alt.Chart(rows)
+    for field in ("tuning", "unit"):
+        here = here.transform_filter(alt.datum[field] == chosen[field])
+    budget = (alt.datum["keep"] == chosen["keep"]) & (alt.datum["kind"] == "channels")
+    now = here.transform_filter(budget)
+    x = alt.X(
+        "share:Q", title="share of the dense net, in the chosen unit",
+        scale=alt.Scale(type="log", domain=[0.02, 1.3], nice=False),
+        axis=alt.Axis(format="~%", values=[0.02, 0.05, 0.1, 0.2, 0.5, 1]),
+    )  # fmt: skip
+    y = alt.Y(
+        "accuracy:Q", title="test accuracy", scale=alt.Scale(zero=False, padding=12),
+        axis=alt.Axis(format="~%", tickCount=5),
+    )  # fmt: skip
+    names = list(dict.fromkeys(rows.loc[rows.kind != "dense", "method"]))
+    known = [n for n in names if look(n) != "oneshot"]
+    colours = alt.Color("method:N", legend=None, scale=alt.Scale(
+        domain=names, range=[style.css(look(n)) for n in names]))  # fmt: skip
+    told = [alt.Tooltip("name:N", title="method"), alt.Tooltip("accuracy:Q", format=".1%"),
+            alt.Tooltip("share:Q", format=".0%")]  # fmt: skip
+    faint = here.transform_filter(alt.datum["kind"] != "dense").mark_point(
+        size=22, opacity=0.35, color=style.css_grid(), filled=True
+    ).encode(x=x, y=y)  # fmt: skip
+    dense = here.transform_filter(alt.datum["kind"] == "dense").mark_rule(
+        strokeDash=[5, 4], color=style.css("dense")
+    ).encode(y="accuracy:Q")  # fmt: skip
+    whisker = now.mark_rule(strokeWidth=1.4).encode(
+        x=x, y=alt.Y("low:Q"), y2="high:Q", color=colours
+    )
+    dot = now.mark_point(filled=True, size=95, cursor="pointer").encode(
+        x=x, y=y, color=colours, href="page:N", tooltip=told
+    )
+    few = alt.FieldOneOfPredicate(field="method", oneOf=[n for n in known if n in LABELLED])
+    words = now.transform_filter(few).mark_text(align="left", dx=9, fontSize=12).encode(
+        x=x, y=y, text="name:N"
+    )  # fmt: skip
+    return alt.layer(dense, faint, whisker, dot, words).properties(height=330)
+
+
+LABELLED = (MAGNITUDE, RANDOM)
+"""Methods whose points are named in the chart; the others say their names when pointed at."""
+
+
+def compress(
+    keep: float, tuning: str, unit: str, progress: Callable[..., None], profile: str = "quick"
+) -> Html:
+    """Compress dense net 0 by both opponents here and now, and tune it for an epoch at most."""
+    del unit
+    words = tuning.split(" ")[0]
+    epochs = min(LIVE[profile], 0.0 if words.startswith("untuned") else float(words))
+    rows = []
+    for at, name in enumerate((MAGNITUDE, RANDOM)):
+        progress(at, 2, f"{label(name)} …")
+        lr = grid.rate(NET, 5)
+        cell = replace(cells.Cell("method", 0, NET, name, keep=keep), epochs=epochs, lr=lr)
+        task = cells.task_of(cell)
+        done = METHODS[name].compress(
+            dense_net(task, 0), task, cells.budget_of(cell), cells.config_of(cell),
+            tuning=cells.tuning_of(task, cell), generator=seeded(0, 1),
+        )  # fmt: skip
+        numbers = standard(done.model, task)
+        rows.append({"method": label(name), "epochs": epochs, "accuracy": 100 * numbers["test"],
+                     "re-estimated": 100 * numbers["test_re"], "MACs": numbers["macs"],
+                     "parameters": numbers["params"], "seconds": done.seconds})  # fmt: skip
+    return table(
+        pd.DataFrame(rows),
+        caption=f"Made here from dense net 0, tuned for {LIVE[profile]:g} epochs at most.",
+        units={"accuracy": "%", "re-estimated": "%"},
+        decimals={"accuracy": 1, "re-estimated": 1, "seconds": 1},
+    )
+
+
+def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
+    """The explorer over the runs that are there; live it compresses by both opponents."""
+    rows = points(recorded)
+    sizes = tuple(sorted(set(rows[rows.kind == "dense"].keep), reverse=True))
+    times = tuple(dict.fromkeys(rows.tuning))
+    nothing = "No method was run at this size and length yet."
+    kinds = [k for k in KINDS if k in set(rows.kind)]
+    return Explorer(
+        "who_wins_where",
+        controls=[
+            Control("keep", "MACs kept", sizes, sizes[-1], format=lambda k: f"{100 * k:g} %",
+                    idle=nothing),
+            Control("tuning", "Tuning", times, times[0], idle=nothing),
+            Control("unit", "Counted in", tuple(UNITS), next(iter(UNITS)), kind="select",
+                    idle=nothing),
+        ],
+        grid=rows,
+        chart=chart,
+        live=partial(compress, profile=profile),
+        slow=True,
+        title="Who wins, and for how long?",
+        alt="A chart of every method: test accuracy against the share of the dense net that it "
+        "keeps, in the chosen unit. Nets at the chosen budget are large, with intervals.",
+        caption="Move the tuning from left to right and watch the points draw together. Large: "
+        "channel methods at the chosen budget, with 95 % t interval over replicates; a click opens "
+        f"the chapter. Small: all nets at that tuning, by {', '.join(kinds)}. Dashed: the "
+        f"dense net. All on the {NETS[NET]}.",
+        table_columns={
+            "name": "method", "kind": "takes", "keep": "kept", "tuning": "tuning",
+            "accuracy": "accuracy", "low": "from", "high": "to", "bytes": "bytes, first replicate",
+            "seeds": "replicates",
+        },
+    )  # fmt: skip
