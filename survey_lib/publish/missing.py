@@ -113,7 +113,9 @@ def _missing_in_notebook(slug: str, root: Path) -> list[str]:
     found = []
     if drafts:
         found.append(f"{name}: write the parts {'; '.join(drafts)}")
-    if not any(re.search(r"\bsay\(", source) for source in layout.code_sources(notebook)):
+    if not any(
+        re.search(r"\bsay(_as_found)?\(", source) for source in layout.code_sources(notebook)
+    ):
         found.append(f"{name}: say what the verdicts mean, with survey_lib.show.verdicts.say")
     return found
 

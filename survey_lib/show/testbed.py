@@ -18,12 +18,13 @@ from survey_lib.experiments.common_testbed import grid
 from survey_lib.experiments.common_testbed.cells import FRESH
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, PIECES, RANDOM, RUN
 from survey_lib.methods.contract import METHODS
-from survey_lib.show import style
+from survey_lib.show import page, style
 from survey_lib.show.figure import panels
 from survey_lib.show.frames import mean_over, over_seeds
 from survey_lib.show.marks import forest
 from survey_lib.show.markup import Html
 from survey_lib.show.tables import table
+from survey_lib.show.verdicts import say
 
 LOOKS = {
     RANDOM: "random", MAGNITUDE: "magnitude", FRESH: "scratch", "magnitude": "magnitude",
@@ -41,11 +42,12 @@ NETS = {
     "vgg_small": "VGG-like net", "char_gpt": "character model",
 }  # fmt: skip
 """Net → what a reader calls it."""
+Frame = Any
+"""A data frame or a column of one; pandas' own hints know too little of what indexing gives."""
 UNITS = {
     "MACs": "macs_nonzero", "parameters": "nonzeros", "bytes": "bytes", "milliseconds": "net_ms",
 }  # fmt: skip
 """Unit a reader may care about → number of a record."""
-_WHOLE = {"net_ms": "dense_ms"}
 FIELDS = ("arm", "seed", "net", "method", "keep", "knob", "how", "epochs", "lr")
 NUMBERS = (
     "val", "val_re", "test", "test_re", "params", "nonzeros", "macs", "macs_nonzero", "bytes",
@@ -63,7 +65,7 @@ def label(name: str) -> str:
     return METHODS[name].label if name in METHODS else name
 
 
-def nets(records: Sequence[Record]) -> pd.DataFrame:
+def nets(records: Sequence[Record]) -> Frame:
     """Every net, a row each, with its share of the dense net in each unit (``of MACs`` …).
 
     ``score`` is test accuracy with statistics re-estimated, or the loss of a language model;
@@ -73,24 +75,24 @@ def nets(records: Sequence[Record]) -> pd.DataFrame:
         {k: r.config.get(k) for k in FIELDS} | {k: r.numbers.get(k) for k in NUMBERS}
         for r in records if r.status == "done"
     ]  # fmt: skip
-    df = pd.DataFrame(rows, columns=[*FIELDS, *NUMBERS])
+    df: Frame = pd.DataFrame(rows, columns=[*FIELDS, *NUMBERS])
     df = df[df.refused.isna()].drop(columns="refused")
     df["score"] = pd.to_numeric(df.test_re.fillna(df.test))
     df["raw"] = pd.to_numeric(df.test)
     df["kind"] = [METHODS[m].kind if m in METHODS else "" for m in df.method]
     df["steers"] = [METHODS[m].steers if m in METHODS else "" for m in df.method]
-    dense = df[df.arm == "dense"].drop_duplicates(["net", "seed"]).set_index(["net", "seed"])
-    at = pd.MultiIndex.from_frame(df[["net", "seed"]])
+    dense: Frame = df[df.arm == "dense"].drop_duplicates(["net", "seed"]).set_index(["net", "seed"])
+    at: Any = pd.MultiIndex.from_frame(df[["net", "seed"]])
     for unit, number in UNITS.items():
-        whole = dense[_WHOLE.get(number, number)].reindex(at).to_numpy(dtype=float)
-        mine = pd.to_numeric(df[number]).to_numpy(dtype=float)
-        if number == "net_ms":  # timed in turns with the dense net, in the same process
-            whole = pd.to_numeric(df.dense_ms).to_numpy(dtype=float)
-        df[f"of {unit}"] = mine / whole
+        # times are of one process, in turns; the rest is of the dense net of the same replicate
+        whole: Frame = df.dense_ms
+        if number != "net_ms":
+            whole = dense[number].reindex(at).set_axis(df.index)
+        df[f"of {unit}"] = df[number].astype(float) / whole.astype(float)
     return df.reset_index(drop=True)
 
 
-def refusals(records: Sequence[Record]) -> pd.DataFrame:
+def refusals(records: Sequence[Record]) -> Frame:
     """Methods that said no: net, size and the sentence, once each."""
     rows = [
         {"method": label(r.config["method"]), "net": NETS[r.config["net"]],
@@ -100,15 +102,13 @@ def refusals(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "net", "kept", "why"]).drop_duplicates()
 
 
-def channel_methods(df: pd.DataFrame, net: str) -> pd.DataFrame:
+def channel_methods(df: Frame, net: str) -> Frame:
     """The rows of methods that remove channels within a budget, on one net."""
     return df[(df.arm == "method") & (df.net == net) & (df.kind == "channels")
               & (df.steers == "budget")]  # fmt: skip
 
 
-def leads(
-    df: pd.DataFrame, net: str, keep: float, epochs: float, value: str = "score"
-) -> pd.DataFrame:
+def leads(df: Frame, net: str, keep: float, epochs: float, value: str = "score") -> Frame:
     """Replicate by replicate, each method minus ℓ1 in points: mean and interval by method.
 
     Returns:
@@ -123,7 +123,7 @@ def leads(
     if MAGNITUDE not in wide:
         return pd.DataFrame(columns=["mean", "low", "high", "seeds", "word"])
     gaps = wide.drop(columns=MAGNITUDE).sub(wide[MAGNITUDE], axis=0)
-    found = pd.DataFrame({name: mean_over(gaps[name].dropna()) for name in gaps}).T
+    found: Frame = pd.DataFrame({name: mean_over(gaps[name].dropna()) for name in gaps}).T
     return found.assign(word=[word(r.low, r.high) for r in found.itertuples()])
 
 
@@ -137,7 +137,7 @@ def word(low: float, high: float) -> str:
 # ---- figures: drawn here, closed and told by the page
 
 
-def lead_figure(df: pd.DataFrame, net: str, keep: float) -> tuple[Any, pd.DataFrame]:
+def lead_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     """Before tuning and after: every method's lead over ℓ1 with its interval, on one scale."""
     fig, axes = panels(2, height=5.2, sharex=True, sharey=True)
     after = leads(df, net, keep, FULL).sort_values("mean", ascending=False)
@@ -156,7 +156,7 @@ def lead_figure(df: pd.DataFrame, net: str, keep: float) -> tuple[Any, pd.DataFr
 TITLES = ("before tuning", "after full tuning")
 
 
-def tuning_figure(df: pd.DataFrame, net: str, keep: float) -> tuple[Any, pd.DataFrame]:
+def tuning_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     """Mean accuracy of every method against the length of its tuning; the opponents are named."""
     fig, axes = panels(1, height=4.2)
     (ax,) = axes
@@ -179,7 +179,7 @@ def tuning_figure(df: pd.DataFrame, net: str, keep: float) -> tuple[Any, pd.Data
     return fig, found
 
 
-def agreements(df: pd.DataFrame, keep: float, net: str = "resnet_small") -> pd.DataFrame:
+def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
     """How far an order of methods carries: rank correlations, a row for each pair of boards.
 
     The first rows compare one replicate with the mean of the others at the same place: more than
@@ -189,7 +189,7 @@ def agreements(df: pd.DataFrame, keep: float, net: str = "resnet_small") -> pd.D
         ``pair``, then ``mean``, ``low``, ``high`` and ``seeds``.
     """
 
-    def board(net: str, keep: float, epochs: float, value: str = "score") -> pd.DataFrame:
+    def board(net: str, keep: float, epochs: float, value: str = "score") -> Frame:
         some = channel_methods(df, net)
         some = some[(some.keep == keep) & (some.epochs == epochs) & (some.method != FRESH)]
         return some.pivot_table(index="seed", columns="method", values=value)
@@ -200,7 +200,7 @@ def agreements(df: pd.DataFrame, keep: float, net: str = "resnet_small") -> pd.D
         values = [_rank(one.loc[s], one.drop(index=s).mean()) for s in one.index if len(one) > 1]
         rows.append((f"{when}: a replicate and the others", values))
     lengths = sorted(channel_methods(df, net).epochs.unique())
-    pairs: list[tuple[str, pd.DataFrame, pd.DataFrame]] = [
+    pairs: list[tuple[str, Frame, Frame]] = [
         ("statistics as left and re-estimated, untuned",
          board(net, keep, 0.0, "raw"), board(net, keep, 0.0)),
     ]  # fmt: skip
@@ -233,12 +233,13 @@ def _epochs(n: float) -> str:
     return "untuned" if not n else f"{n:g} epoch{'' if n == 1 else 's'}"
 
 
-def _rank(one: pd.Series, other: pd.Series) -> float:
-    both = pd.concat([one, other], axis=1).dropna()
-    return float(spearmanr(both.iloc[:, 0], both.iloc[:, 1]).statistic)
+def _rank(one: Frame, other: Frame) -> float:
+    both: Frame = pd.concat([one, other], axis=1).dropna()
+    found: Any = spearmanr(both.iloc[:, 0], both.iloc[:, 1])
+    return float(found.statistic)
 
 
-def agreement_figure(found: pd.DataFrame) -> Any:
+def agreement_figure(found: Frame) -> Any:
     """The rank correlations with their intervals, and the lines of chance and of one order."""
     fig, axes = panels(1, height=0.42 * len(found) + 1.2)
     (ax,) = axes
@@ -255,7 +256,7 @@ KINDS = {"channels": "magnitude", "weights": "psp", "adapters": "adapters", "bit
 """Kind of a method → series of the style, where kinds are compared."""
 
 
-def pareto_points(df: pd.DataFrame, net: str, unit: str, epochs: float = FULL) -> pd.DataFrame:
+def pareto_points(df: Frame, net: str, unit: str, epochs: float = FULL) -> Frame:
     """Mean score and share of the dense net in a unit, of every method at every size.
 
     Masks save no time here, so single weights are left out of the milliseconds.
@@ -276,8 +277,8 @@ def pareto_points(df: pd.DataFrame, net: str, unit: str, epochs: float = FULL) -
 
 
 def pareto_figure(
-    df: pd.DataFrame, net: str, units: Sequence[str], epochs: float = FULL
-) -> tuple[Any, pd.DataFrame]:
+    df: Frame, net: str, units: Sequence[str], epochs: float = FULL
+) -> tuple[Any, Frame]:
     """Accuracy against the share of the dense net, a panel a unit, and the best at each share."""
     fig, axes = panels(len(units), height=3.9, sharey=True)
     drawn = []
@@ -303,7 +304,7 @@ def pareto_figure(
     return fig, pd.concat(drawn)
 
 
-def _percent_axis(ax: Axes, values: pd.Series) -> None:
+def _percent_axis(ax: Axes, values: Frame) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low = 0.9 * min(values, default=0.1)
@@ -318,11 +319,11 @@ def _percent_axis(ax: Axes, values: pd.Series) -> None:
 # ---- tables
 
 
-def board_table(df: pd.DataFrame, net: str, name: str = "board") -> Html:
+def board_table(df: Frame, net: str, name: str = "board") -> Html:
     """Every method at every size after full tuning, sortable: leads, sizes, times."""
     rows = []
     some = df[(df.arm == "method") & (df.net == net) & (df.epochs == FULL)]
-    before = over_seeds(df[(df.arm == "method") & (df.net == net) & (df.epochs == 0)],
+    before: Frame = over_seeds(df[(df.arm == "method") & (df.net == net) & (df.epochs == 0)],
                         ["method", "keep", "knob"], "score")  # fmt: skip
     before = before.set_index(["method", "keep", "knob"])["mean"]
     for (method, keep, knob), one in some.groupby(["method", "keep", "knob"]):
@@ -411,7 +412,7 @@ def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
 # ---- sentences
 
 
-def counted(df: pd.DataFrame, net: str, keep: float) -> str:
+def counted(df: Frame, net: str, keep: float) -> str:
     """How many methods the intervals tell from ℓ1, before tuning and after it, in a sentence."""
     told = []
     for epochs, when in ((0.0, "Before any tuning"), (FULL, "after full tuning")):
@@ -423,3 +424,20 @@ def counted(df: pd.DataFrame, net: str, keep: float) -> str:
             f"and {n['tie']} tie, over a range of {reach:.1f} points"
         )
     return "; ".join(told) + "."
+
+
+def say_as_found(claim: str, **texts: str) -> Html:
+    """The sentence that was written for the word a claim of the open page has got.
+
+    All were written before the runs, so that none is bent to them.
+
+    Args:
+        claim: id of a claim of the open page.
+        texts: ``reproduced``, ``not_reproduced`` and ``inconclusive``, with the places for numbers
+            that :func:`survey_lib.show.verdicts.say` knows. A claim whose piece of the grid has
+            not been run yet says so.
+    """
+    verdict = page.page_verdicts()[claim]
+    waiting = f"{verdict.claim.title}: the runs that this question needs are still to be made."
+    text = texts.get(verdict.word.replace(" ", "_"), waiting)
+    return say(verdict, verdict.word, text)

@@ -119,7 +119,7 @@ def methods(piece: Piece) -> list[str]:
     ]
 
 
-def points(piece: Piece, name: str) -> list[dict[str, float]]:
+def points(piece: Piece, name: str) -> list[dict[str, Any]]:
     """The sizes or settings at which a method is run in a piece."""
     if METHODS[name].steers == "budget":
         return [{"keep": keep} for keep in piece.sizes]
@@ -187,7 +187,7 @@ def _roles() -> tuple[Role, ...]:
     return tuple(found.values())
 
 
-def _tuned_at(piece: Piece, entry: Entry) -> dict[str, float]:
+def _tuned_at(piece: Piece, entry: Entry) -> dict[str, Any]:
     """The one size or setting at which a rate is chosen."""
     if entry.steers == "outcome":
         return {"knob": 1.0}

@@ -67,7 +67,8 @@ def agreement(one: dict[str, float], other: dict[str, float]) -> float:
     both = [name for name in one if name in other]
     if len(both) < LEAST:
         raise MissingArm(f"{len(both)} methods stand on both boards")
-    return float(spearmanr([one[n] for n in both], [other[n] for n in both]).statistic)
+    found: Any = spearmanr([one[n] for n in both], [other[n] for n in both])
+    return float(found.statistic)
 
 
 def picked(rows: Rows, net: str, length: float, keep: float, kind: str = "channels") -> str:

@@ -17,7 +17,7 @@ from survey_lib.show import style
 from survey_lib.show.explorer import Control, Explorer
 from survey_lib.show.markup import Html
 from survey_lib.show.tables import table
-from survey_lib.show.testbed import KINDS, MAGNITUDE, NETS, RANDOM, UNITS, label, look, nets
+from survey_lib.show.testbed import KINDS, MAGNITUDE, NETS, RANDOM, UNITS, Frame, label, look, nets
 from survey_lib.tasks.dense import dense_net, seeded
 
 NET = "resnet_small"
@@ -37,14 +37,19 @@ def chapter(name: str) -> str:
     return f"{known[0]}.html" if known else "../book/glossary.html"
 
 
-def tunings(df: pd.DataFrame) -> dict[str, tuple[str, float]]:
+def tunings(df: Frame) -> dict[str, tuple[str, float]]:
     """What the slider says → number of a net, and epochs, in the order of length."""
-    lengths = sorted(df[(df.arm == "method") & (df.net == NET)].epochs.unique())
-    found = {AS_LEFT: ("raw", 0.0), UNTUNED: ("score", 0.0)} if 0.0 in lengths else {}
-    return found | {f"{n:g} epoch{'' if n == 1 else 's'}": ("score", n) for n in lengths if n}
+    lengths = [float(n) for n in sorted(df[(df.arm == "method") & (df.net == NET)].epochs.unique())]
+    found: dict[str, tuple[str, float]] = {}
+    for n in lengths:
+        if n:
+            found[f"{n:g} epoch{'' if n == 1 else 's'}"] = ("score", n)
+        else:
+            found |= {AS_LEFT: ("raw", n), UNTUNED: ("score", n)}
+    return found
 
 
-def points(recorded: Sequence[Record]) -> pd.DataFrame:
+def points(recorded: Sequence[Record]) -> Frame:
     """A row for each method, size, tuning and unit; the dense net has one at every setting."""
     df = nets(recorded)
     here = df[df.net == NET]
@@ -70,9 +75,7 @@ def points(recorded: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(
-    method: str, kind: str, keep: float, one: pd.DataFrame, unit: str, value: str
-) -> dict[str, Any]:
+def _row(method: str, kind: str, keep: float, one: Frame, unit: str, value: str) -> dict[str, Any]:
     interval = t_interval([float(v) for v in one[value]])
     known = interval.n > 1
     first = one.sort_values("seed").iloc[0]
@@ -87,7 +90,7 @@ def _row(
     }  # fmt: skip
 
 
-def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.LayerChart:
+def chart(rows: Frame, chosen: dict[str, alt.Parameter]) -> Any:
     """Every net at the chosen tuning, small; those at the chosen budget large and named."""
     here = alt.Chart(rows)
     for field in ("tuning", "unit"):
