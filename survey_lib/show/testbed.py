@@ -81,6 +81,8 @@ def nets(records: Sequence[Record]) -> Frame:
     df["raw"] = pd.to_numeric(df.test)
     df["kind"] = [METHODS[m].kind if m in METHODS else "" for m in df.method]
     df["steers"] = [METHODS[m].steers if m in METHODS else "" for m in df.method]
+    # eight bits leave as many parameters as there were; they only count as none of torch's
+    df.loc[df.kind == "bits", "nonzeros"] = math.nan
     dense: Frame = df[df.arm == "dense"].drop_duplicates(["net", "seed"]).set_index(["net", "seed"])
     at: Any = pd.MultiIndex.from_frame(df[["net", "seed"]])
     for unit, number in UNITS.items():

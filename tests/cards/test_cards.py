@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from survey_lib import files
 from survey_lib.cards import card as cards
-from survey_lib.cards.card import GROUPS, CardError, parse_card, read_card, received, slugs
+from survey_lib.cards.card import (
+    GROUPS,
+    CardError,
+    own_slugs,
+    parse_card,
+    read_card,
+    received,
+    slugs,
+)
 from survey_lib.experiments import EXPERIMENTS
 from tests.damage import any_deep, as_json, cut, damaged, one_sentence
 
@@ -60,7 +68,20 @@ def test_every_card_reads_and_has_claims(slug):
 
 
 def test_cards_and_experiments_are_in_step():
-    assert set(EXPERIMENTS) <= set(slugs())
+    assert set(EXPERIMENTS) <= {*slugs(), *own_slugs()}
+
+
+def test_the_surveys_own_card_is_no_papers():
+    assert own_slugs() == ["common_testbed"]
+    card = read_card("common_testbed")
+    assert card.slug not in slugs()
+    assert len(card.claims) >= 8
+    assert {claim.kind for claim in card.claims} == {"ours"}
+    assert len({claim.statistic for claim in card.claims}) == len(card.claims)
+    other = read_card("thinet").claim("tuned-beats-scratch")
+    assert "common_testbed/fresh-reaches-the-best" in cards.disputes("thinet", other)
+    with pytest.raises(CardError, match="no card 'own/common_testbed'"):
+        read_card("own/common_testbed")
 
 
 def test_the_survey_has_thirteen_papers_and_enough_claims():

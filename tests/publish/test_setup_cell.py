@@ -48,7 +48,7 @@ def test_a_chapter_may_need_an_extra_and_no_other_gets_it():
     source = setup_cell.setup_source(URL, "v1", setup_cell.extras("llm_int8"))
     assert f'"compression-survey[llm] @ git+{URL}@v1"' in source
     assert f'"compression-survey @ git+{URL}@v1"' in setup_cell.setup_source(URL, "v1")
-    for slug in ("thinet", "common_testbed"):  # the second has no card
+    for slug in ("thinet", "common_testbed", "nowhere"):  # the last has no card
         assert setup_cell.extras(slug) == ()
 
 

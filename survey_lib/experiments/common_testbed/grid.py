@@ -13,12 +13,12 @@ from typing import Any
 
 from survey_lib.evidence.protocol import Role, by_cell, scores, tune_grid
 from survey_lib.evidence.reading import study as recorded
-from survey_lib.experiments.common_testbed.cells import METRICS, Cell
+from survey_lib.experiments.common_testbed.cells import METRICS, Cell, task_of
 from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.graph import GraphError, trace_groups
 from survey_lib.methods.contract import METHODS, Entry
 from survey_lib.tasks.dense import seeded
-from survey_lib.tasks.task import RECIPES, load_task
+from survey_lib.tasks.task import RECIPES
 
 SLUG = "common_testbed"
 SEEDS = 5
@@ -57,20 +57,20 @@ _CHANNELS = ("channels",)
 _BESIDE = ("longer", "inherited")
 PIECES = (
     Piece("resnet", "resnet_small", _CHANNELS, (0.0, FULL), (HALF, SMALL), beside=_BESIDE,
-          minutes=90),
+          minutes=85),
     Piece("lengths", "resnet_small", _CHANNELS, (1.0, 3.0), (HALF, SMALL), beside=_BESIDE,
-          minutes=60),
+          minutes=50),
     Piece("fresh", "resnet_small", (), (), (HALF, SMALL), beside=("e", "b"), minutes=60),
     Piece("mobilenet", "mobilenet_small", _CHANNELS, (0.0, FULL), (HALF, SMALL), beside=_BESIDE,
-          minutes=90),
+          minutes=85),
     Piece("weights", "resnet_small", ("weights",), (0.0, 1.0, FULL), (0.5, 0.2, 0.1, SPARSE, 0.02),
-          minutes=95),
-    Piece("sizes", "resnet_small", _CHANNELS, (0.0, FULL), (0.7, 0.3), beside=_BESIDE, minutes=65),
-    Piece("adapters", "resnet_small", ("adapters",), (0.0, FULL), (HALF, SMALL), minutes=10),
-    Piece("outcome", "resnet_small", ("channels", "weights"), (FULL,), knobs=KNOBS, minutes=55),
-    Piece("neurons", "char_gpt", ("channels", "weights"), (0.0, 0.5), (HALF, 0.2), minutes=60),
+          minutes=80),
+    Piece("sizes", "resnet_small", _CHANNELS, (0.0, FULL), (0.7, 0.3), beside=_BESIDE, minutes=50),
+    Piece("adapters", "resnet_small", ("adapters",), (0.0, FULL), (HALF, SMALL), minutes=8),
+    Piece("outcome", "resnet_small", ("channels", "weights"), (FULL,), knobs=KNOBS, minutes=70),
+    Piece("neurons", "char_gpt", ("channels", "weights"), (0.25,), (HALF, 0.2), minutes=97),
     Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=2),
-    Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=110),
+    Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=118),
 )  # fmt: skip
 RUN = ("resnet",)
 """Names of the pieces that rates and study hold so far."""
@@ -87,7 +87,7 @@ def pieces() -> tuple[Piece, ...]:
 @lru_cache(maxsize=64)
 def able(net: str, kind: str, steers: str, least: float = SMALL) -> tuple[str, ...]:
     """Names of the methods of a kind that can work on a net, by their own word, nothing trained."""
-    task = load_task(net)
+    task = task_of(Cell("dense", 0, net))
     model = task.build(seeded(0))
     graph = trace_groups(model, task.example(1))
     budget = Budget(METRICS[kind], least) if steers == "budget" else None

@@ -53,8 +53,8 @@ def board(
 
 
 def criteria(found: dict[str, float]) -> dict[str, float]:
-    """Those that look at the net: all but the random choice."""
-    return {name: value for name, value in found.items() if name != RANDOM}
+    """Those that look at the net: all but the random choices."""
+    return {n: value for n, value in found.items() if METHODS[n].criterion != RANDOM}
 
 
 def spread(found: dict[str, float]) -> float:

@@ -1,0 +1,217 @@
+"""The testbed's figures, tables and explorer, from made-up records of the right shape."""
+
+import inspect
+import math
+
+import pandas as pd
+import pytest
+
+from survey_lib.evidence.intervals import Interval
+from survey_lib.evidence.verdicts import INCONCLUSIVE, NOT_TESTED, REPRODUCED, Verdict
+from survey_lib.experiments.common_testbed import grid
+from survey_lib.experiments.common_testbed.cells import Cell
+from survey_lib.methods.contract import METHODS
+from survey_lib.show import page, testbed
+from survey_lib.show.explorers import common_testbed as made
+from tests.testbed import made_up, record
+
+NET, KEEP = "resnet_small", grid.SMALL
+HEAVIEST = 700_000
+
+
+@pytest.fixture(scope="module")
+def first():
+    """Records of the first piece alone."""
+    return made_up("resnet")
+
+
+@pytest.fixture(scope="module")
+def every():
+    """Records of all pieces."""
+    return made_up(*(p.name for p in grid.PIECES))
+
+
+@pytest.fixture(autouse=True)
+def opened(tmp_path, monkeypatch):
+    monkeypatch.setenv("SURVEY_BUILD", str(tmp_path))
+    page.begin("common_testbed", "quick")
+
+
+def pair(name, keep, epochs, *scores):
+    return [
+        record(Cell("method", seed, NET, name, keep=keep, epochs=epochs),
+               test_re=a, test=a, bytes=100, macs_nonzero=10, nonzeros=10)
+        for seed, a in enumerate(scores)
+    ]  # fmt: skip
+
+
+def dense():
+    return [record(Cell("dense", s, NET), test_re=0.9, test=0.9, bytes=400, macs_nonzero=20,
+                   nonzeros=40) for s in range(3)]  # fmt: skip
+
+
+def test_a_lead_is_paired_and_a_tie_is_said_as_one():
+    records = [*dense(), *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
+               *pair("fisher", 0.5, 6.0, 0.81, 0.7101, 0.6099),
+               *pair("taylor", 0.5, 6.0, 0.85, 0.70, 0.55),
+               *pair("random", 0.5, 6.0, 0.78, 0.6801, 0.5799)]  # fmt: skip
+    found = testbed.leads(testbed.nets(records), NET, 0.5, 6.0)
+    assert "l1" not in found.index
+    assert found.loc["fisher", "mean"] == pytest.approx(1.0)
+    assert dict(found.word) == {"fisher": "better", "taylor": "tie", "random": "worse"}
+    told = testbed.counted(testbed.nets(records), NET, 0.5)
+    assert "after full tuning 1 of 3 methods are better than ℓ1, 1 worse and 1 tie" in told
+
+
+def test_untuned_fresh_weights_have_no_lead(first):
+    df = testbed.nets(first)
+    assert "rethinking" not in testbed.leads(df, NET, KEEP, 0.0).index
+    assert "rethinking" in testbed.leads(df, NET, KEEP, grid.FULL).index
+
+
+def test_shares_are_of_the_dense_net_of_the_same_replicate():
+    df = testbed.nets([*dense(), *pair("l1", 0.5, 6.0, 0.8)])
+    row = df[df.method == "l1"].iloc[0]
+    assert (row["of MACs"], row["of parameters"], row["of bytes"]) == (0.5, 0.25, 0.25)
+    assert math.isnan(row["of milliseconds"])
+
+
+def test_the_front_holds_what_nothing_smaller_beats():
+    records = [*dense()]
+    for name, keep, share, score in (("l1", 0.5, 10, 0.8), ("l2", 0.5, 12, 0.79),
+                                     ("fisher", 0.15, 4, 0.7)):  # fmt: skip
+        cell = Cell("method", 0, NET, name, keep=keep, epochs=6.0)
+        records.append(record(cell, test_re=score, test=score, macs_nonzero=share))
+    found = testbed.pareto_points(testbed.nets(records), NET, "MACs").set_index("method")
+    assert dict(found.front) == {"l1": True, "l2": False, "fisher": True}
+
+
+def test_masks_save_no_time_and_are_not_timed(every):
+    df = testbed.nets(every)
+    assert "weights" in set(testbed.pareto_points(df, NET, "bytes").kind)
+    assert "weights" not in set(testbed.pareto_points(df, NET, "milliseconds").kind)
+
+
+def test_an_order_is_held_against_itself_first(first, every):
+    found = testbed.agreements(testbed.nets(first), KEEP)
+    assert list(found.pair[:2]) == [
+        "before tuning: a replicate and the others",
+        "after full tuning: a replicate and the others",
+    ]
+    assert found["mean"][0] > 0.9  # made up so: methods differ before tuning
+    assert abs(found["mean"][1]) < 0.7  # and hardly after it
+    assert not any("depthwise" in words for words in found.pair)
+    more = testbed.agreements(testbed.nets(every), KEEP)
+    assert any("depthwise net, fully tuned" in words for words in more.pair)
+    assert any(words.startswith("1 epoch and") for words in more.pair)
+    assert (more.seeds == grid.SEEDS).all()
+
+
+def test_figures_are_drawn_from_the_first_piece_and_from_all(first, every):
+    from survey_lib.show.figure import figure
+
+    for records in (first, every):
+        df = testbed.nets(records)
+        drawn = {
+            "leads": testbed.lead_figure(df, NET, grid.HALF),
+            "length": testbed.tuning_figure(df, NET, KEEP),
+            "sizes": testbed.pareto_figure(df, NET, ("MACs", "parameters")),
+            "prices": testbed.pareto_figure(df, NET, ("bytes", "milliseconds")),
+        }
+        found = testbed.agreements(df, KEEP)
+        drawn["agreement"] = (testbed.agreement_figure(found), found)
+        for name, (fig, data) in drawn.items():
+            shown = figure(fig, name, alt="Points.", caption="See.", data=data)
+            assert len(data), name
+            assert "<svg" in shown.html
+
+
+def test_the_board_says_tie_and_has_every_method(every):
+    html = testbed.board_table(testbed.nets(every), NET).html
+    for name in grid.methods(grid.PIECES[0]):
+        assert METHODS[name].label in html
+    assert "<td>tie</td>" in html
+    assert "milliseconds" in html
+
+
+def test_the_page_says_which_pieces_are_there(first):
+    html = testbed.pieces_table(first).html
+    assert html.count("<td>run</td>") == len(grid.RUN)
+    assert html.count("<td>to be run</td>") == len(grid.PIECES) - len(grid.RUN)
+    assert "<td>run</td>" not in testbed.pieces_table([]).html
+
+
+def test_refusals_are_told_once_in_their_own_words():
+    no = {"refused": "l1: too small"}
+    records = [record(Cell("method", s, NET, "l1", keep=0.1), **no) for s in range(3)]
+    assert testbed.refusals(records).why.tolist() == ["l1: too small"]
+    assert testbed.nets(records).empty
+
+
+def test_a_sentence_is_chosen_by_the_word_and_was_written_before(monkeypatch):
+    from survey_lib.cards.card import read_card
+
+    claim = read_card("common_testbed").claim("order-turns")
+    texts = {"reproduced": "Yes, {mean}.", "not_reproduced": "No.", "inconclusive": "Perhaps."}
+
+    def told(verdict):
+        monkeypatch.setitem(page.CONTEXT.verdicts, claim.id, verdict)
+        return testbed.say_as_found(claim.id, **texts).text
+
+    assert "Yes, 0.20" in told(Verdict(claim, REPRODUCED, Interval(0.2, 0.1, 0.3, 5)))
+    assert "Perhaps." in told(Verdict(claim, INCONCLUSIVE, Interval(0.5, 0.1, 0.9, 5)))
+    assert "still to be made" in told(Verdict(claim, NOT_TESTED))
+
+
+# ---- the explorer
+
+
+def test_every_setting_has_a_row_and_the_page_is_light(first, every):
+    for records in (first, every):
+        explorer = made.explorer(records)
+        fields = [c.field for c in explorer.controls]
+        there = set(explorer.grid[fields].drop_duplicates().itertuples(index=False, name=None))
+        assert len(there) >= math.prod(len(c.values) for c in explorer.controls)
+        assert len(explorer.html().encode()) < HEAVIEST
+        wanted = dict.fromkeys(fields) | {"progress": None}
+        inspect.signature(explorer.live).bind(**wanted)
+
+
+def test_it_draws_the_means_of_the_records(first):
+    rows = made.points(first)
+    df = testbed.nets(first)
+    some = df[(df.method == "l1") & (df.keep == KEEP) & (df.epochs == grid.FULL)]
+    row = rows[(rows.method == "l1") & (rows.keep == KEEP) & (rows.tuning == "6 epochs")
+               & (rows.unit == "MACs")].iloc[0]  # fmt: skip
+    assert row.accuracy == pytest.approx(some.score.mean(), abs=5e-5)
+    assert row.share == pytest.approx(KEEP, abs=1e-3)
+    raw = rows[(rows.method == "l1") & (rows.tuning == made.AS_LEFT)].iloc[0]
+    left = df[(df.method == "l1") & (df.keep == raw.keep) & (df.epochs == 0)]
+    assert raw.accuracy == pytest.approx(left.raw.mean(), abs=5e-5)
+
+
+def test_points_open_chapters_that_are_there(first):
+    from survey_lib.cards.card import slugs
+
+    pages = set(made.points(first).page) - {""}
+    assert {"thinet.html", "group_fisher.html", "rethinking.html"} <= pages
+    assert all(p.startswith("../") or p.removesuffix(".html") in slugs() for p in pages)
+    assert made.chapter("lobster") == "role_of_structured.html"
+    assert made.chapter("l1").startswith("../book/")
+
+
+def test_live_it_compresses_by_both_opponents(monkeypatch):
+    from dataclasses import replace
+
+    from survey_lib.experiments.common_testbed import cells
+    from survey_lib.tasks.task import load_task
+
+    whole = load_task(NET)
+    few = replace(whole, data=replace(whole.data, train=whole.val, test=whole.val))
+    monkeypatch.setattr(cells, "task_of", lambda cell: few)
+    monkeypatch.setattr(made, "dense_net", lambda task, seed: load_task(NET).build(
+        made.seeded(seed)).eval())  # fmt: skip
+    shown = made.compress(0.5, "6 epochs", "MACs", lambda *_: None, "smoke")
+    assert "ℓ1" in shown.html
+    assert "random" in shown.html
+    assert isinstance(made.points(made_up("adapters")), pd.DataFrame)
