@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from survey_lib.cards.card import Card
+from survey_lib.cards.card import Card, own_slugs
 from survey_lib.evidence.verdicts import Verdict
 from survey_lib.show.claims import claim_words, found, paper, signed_word, small
 from survey_lib.show.markup import anchor, link, safe
@@ -19,6 +19,8 @@ Judged = Mapping[str, Sequence[Verdict]]
 def claim_link(name: str, judged: Judged, room: Room) -> str:
     """A claim (``slug/claim-id``) as a link to its verdict, or to its rule while it is planned.
 
+    A planned claim of no paper stays words: it has no page yet.
+
     Args:
         name: the claim.
         judged: verdicts of the book's chapters.
@@ -29,6 +31,8 @@ def claim_link(name: str, judged: Judged, room: Room) -> str:
     words = claim_words(name)
     if slug in judged:
         return link(f"{_CHAPTERS[room]}{slug}.html#verdict-{anchor(claim_id)}", words)
+    if slug in own_slugs():  # no paper's, so that there is no page of its rules
+        return words
     return link(f"{_PAPERS[room]}{slug}.html#claim-{anchor(claim_id)}", words)
 
 

@@ -75,7 +75,8 @@ def ledger_page(judged: Judged, states: Mapping[str, "State"], runs: Runs | None
             f"{_table(card, verdicts, judged, runs or {})}"
         )
     if judged:
-        disputed = pairs_table([read_card(slug) for slug in [*slugs(), *own_slugs()]], judged)
+        cards = [read_card(s) for s in [*slugs(), *(s for s in own_slugs() if s in judged)]]
+        disputed = pairs_table(cards, judged)
         sections.insert(
             0,
             "## Disputed\n\nTwo papers, two opposite sentences. Each pair stands side by side, "

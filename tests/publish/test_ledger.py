@@ -123,3 +123,44 @@ def test_withdrawn_claims_are_told_and_not_counted(monkeypatch):
     assert "1 claim was judged before and replaced" in page
     for part in ("Old &lt;b&gt;", "It was so.", "+0.1 points", "Too easy a task.", "inconclusive"):
         assert part in page
+
+
+def test_each_row_says_profile_replicates_and_run():
+    name = "thinet/rescaling-helps"
+    verdict = dataclasses.replace(on(name), values=dict.fromkeys(range(5), 0.011))
+    runs = {("thinet", "study"): ledger.Run(120, "abc1234", "2026-11-27T08:00:00+00:00")}
+    row = ledger.ledger_page({"thinet": [verdict]}, {}, runs).split("## ThiNet")[1]
+    assert "study, 5 replicates; of" in row
+    assert 'href="../_static/records/study/thinet.jsonl"' in row
+    assert "120 runs</a>, commit abc1234, 2026-11-27" in row
+    untested = dataclasses.replace(verdict, interval=None)
+    assert "replicates; of" not in ledger.ledger_page({"thinet": [untested]}, {}, runs)
+    assert "replicates; of" not in ledger.ledger_page({"thinet": [verdict]}, {})
+
+
+def test_the_run_behind_a_verdict_is_the_committed_one():
+    judged = {"thinet": [on("thinet/rescaling-helps")], "common_testbed": []}
+    [(place, run)] = ledger.runs_of(judged).items()
+    records = ledger.study("thinet")
+    assert place == ("thinet", "study")
+    assert run.records == len(records)
+    assert run.made == max(r.provenance["made"] for r in records)
+    assert run.commit in {r.provenance["commit"][:12] for r in records}
+
+
+def test_the_testbeds_questions_stand_in_the_ledger_and_in_no_count():
+    own = [on(f"common_testbed/{c.id}") for c in read_card("common_testbed").claims]
+    page = ledger.ledger_page({"thinet": [on("thinet/rescaling-helps")], "common_testbed": own}, {})
+    assert f"**1 claim of the papers: 1 reproduced; {len(own)} of ours.**" in page
+    assert "## The common testbed" in page
+    pairs = page.split("## Disputed")[1].split("\n## ")[0]
+    [row] = [r for r in re.findall(r"<tr>(.*?)</tr>", pairs) if "fresh-reaches-the-best" in r]
+    assert "../notebooks/common_testbed.html#verdict-fresh-reaches-the-best" in row
+    assert "tuned-beats-scratch" in row
+
+
+def test_a_planned_question_of_the_testbed_is_words_and_leads_nowhere():
+    words = disputes.claim_link("common_testbed/fresh-reaches-the-best", {}, "notebooks")
+    assert words == "The common testbed: Fresh weights reach the best method"
+    page = ledger.ledger_page({"thinet": [on("thinet/tuned-beats-scratch")]}, {})
+    assert "common_testbed.html" not in page

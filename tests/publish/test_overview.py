@@ -188,6 +188,19 @@ def test_the_scoreboard_counts_the_papers_claims_and_names_the_others_apart():
     assert [a for a in parsed(board).links if "#" in a] == ["../notebooks/thinet.html#verdict-one"]
 
 
+def test_a_chapter_of_no_paper_has_no_row_and_its_questions_are_named_apart():
+    own = [
+        Verdict(claim("x", kind="ours"), REPRODUCED),
+        Verdict(claim("y", kind="ours"), NOT_TESTED),
+    ]
+    board = overview.scoreboard_markdown(
+        {"thinet": [verdict("one", REPRODUCED)], "common_testbed": own}
+    )
+    assert "1 claim of the papers in 1 chapter" in board
+    assert "not counted: 2 of ours" in board
+    assert "common_testbed" not in board
+
+
 def test_the_scoreboard_of_nothing_says_so():
     assert overview.scoreboard_markdown({}) == "No chapter has verdicts yet.\n"
     assert overview.scoreboard_markdown({"thinet": []}) == "No chapter has verdicts yet.\n"

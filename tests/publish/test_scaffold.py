@@ -454,3 +454,12 @@ def test_a_draft_is_tested_and_built(checkout):
         assert part in html, part
     assert "Traceback" not in html
     assert "A &quot;Tiny&quot; Paper &amp; its Method" in html
+
+
+def test_the_testbed_lacks_runs_and_page_and_neither_method_nor_drawing(tmp_path):
+    bare = "\n".join(missing("common_testbed", tmp_path))
+    for part in ("results/study/", "explorers/common_testbed.py", "notebooks/common_testbed.ipynb"):
+        assert part in bare
+    for part in ("methods", "drawings", "oracles", "cards"):
+        assert part not in bare
+    assert all(line.startswith("results/") for line in missing("common_testbed", ROOT))

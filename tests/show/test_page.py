@@ -154,3 +154,12 @@ def test_begin_forgets_the_page_before(opened, verdicts):
 def test_begin_refuses_what_it_does_not_know(slug, profile):
     with pytest.raises(ValueError, match=r"slug must|profile must"):
         page.begin(slug, profile)
+
+
+def test_a_page_of_no_paper_counts_its_own_questions(opened, card):
+    shown = [verdict([0.01, 0.012, 0.011, 0.013, 0.012], ident="a", title="A", kind="ours"),
+             verdict([], ident="b", not_tested="later", kind="ours")]  # fmt: skip
+    html = page.card_panel(shown, card=card).html
+    assert "2 questions of this survey: 1 reproduced, 1 not tested here</p>" in html
+    assert "of the paper" not in html
+    assert "survey-chip reproduced" in html
