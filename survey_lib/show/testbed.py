@@ -19,7 +19,7 @@ from survey_lib.experiments.common_testbed.cells import FRESH
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, PIECES, RANDOM, RUN
 from survey_lib.methods.contract import METHODS
 from survey_lib.show import page, style
-from survey_lib.show.figure import panels
+from survey_lib.show.figure import label_ends, panels
 from survey_lib.show.frames import mean_over, over_seeds
 from survey_lib.show.marks import forest
 from survey_lib.show.markup import Html
@@ -60,9 +60,16 @@ def look(name: str) -> str:
     return LOOKS.get(name, OTHERS)
 
 
+BESIDE = {
+    "longer": "dense, trained on", "inherited": "one shape, inherited weights",
+    "e": "one shape, fresh weights, equal epochs", "b": "one shape, fresh weights, equal MACs",
+}  # fmt: skip
+"""What stands beside the methods → what a reader calls it."""
+
+
 def label(name: str) -> str:
-    """What tables and figures call a method."""
-    return METHODS[name].label if name in METHODS else name
+    """What tables and figures call a method, or what stands beside them."""
+    return METHODS[name].label if name in METHODS else BESIDE.get(name, name)
 
 
 def nets(records: Sequence[Record]) -> Frame:
@@ -148,6 +155,7 @@ def lead_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     for ax, epochs, title in zip(axes, (0.0, FULL), TITLES, strict=True):
         found = leads(df, net, keep, epochs)
         forest(ax, found, looks, zero=True)
+        ax.tick_params(axis="y", labelsize=8.5)  # a row a method, on a phone, too
         ax.set(title=title, xlabel="lead over ℓ1 (points)")
         ax.grid(axis="y", visible=False)
         ax.grid(axis="x", visible=True)
@@ -163,7 +171,8 @@ def tuning_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     fig, axes = panels(1, height=4.2)
     (ax,) = axes
     some = channel_methods(df, net)
-    found = over_seeds(some[some.keep == keep], ["method", "epochs"], "score")
+    some = some[(some.keep == keep) & ((some.method != FRESH) | (some.epochs > 0))]
+    found = over_seeds(some, ["method", "epochs"], "score")
     lengths = sorted(found.epochs.unique())
     for name, line in found.groupby("method"):
         known = name in (RANDOM, MAGNITUDE, FRESH)
@@ -177,7 +186,8 @@ def tuning_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     ax.axhline(dense, **style.line("dense", marker="", label="dense"))
     ax.set_xticks(range(len(lengths)), [f"{e:g}" for e in lengths])
     ax.set(xlabel="epochs of tuning", ylabel="test accuracy (%)")
-    ax.legend(loc="lower right")
+    ax.set_xlim(-0.15, len(lengths) - 0.85)
+    label_ends(ax)
     return fig, found
 
 
@@ -375,8 +385,8 @@ def pieces_table(records: Sequence[Record]) -> Html:
             "takes": ", ".join(p.kinds) or "fresh weights",
             "epochs of tuning": ", ".join(f"{n:g}" for n in p.lengths) or "–",
             "kept": ", ".join(f"{100 * k:g} %" for k in p.sizes)
-            or f"{len(p.knobs)} settings of the knob",
-            "state": "run" if p.name in RUN and done else "to be run",
+            or f"{len(p.knobs)} setting{'s' * (len(p.knobs) > 1)} of the knob",
+            "state": "run" if p.name in RUN and done else "planned",
         }
         for p in PIECES
     ]

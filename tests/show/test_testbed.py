@@ -137,7 +137,7 @@ def test_the_board_says_tie_and_has_every_method(every):
 def test_the_page_says_which_pieces_are_there(first):
     html = testbed.pieces_table(first).html
     assert html.count("<td>run</td>") == len(grid.RUN)
-    assert html.count("<td>to be run</td>") == len(grid.PIECES) - len(grid.RUN)
+    assert html.count("<td>planned</td>") == len(grid.PIECES) - len(grid.RUN)
     assert "<td>run</td>" not in testbed.pieces_table([]).html
 
 
