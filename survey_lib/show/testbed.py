@@ -182,8 +182,14 @@ def tuning_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
             look_ |= {"marker": "", "alpha": 0.75}
         at = [lengths.index(e) for e in line.epochs]
         ax.plot(at, 100 * line["mean"], **look_)
-    dense = 100 * df[(df.arm == "dense") & (df.net == net)].score.mean()
-    ax.axhline(dense, **style.line("dense", marker="", label="dense"))
+    own = df[(df.net == net) & df.arm.isin(["dense", "longer"])]
+    own = own.groupby("epochs").score.mean()
+    own = own[[e in lengths for e in own.index]]
+    if len(own) > 1:
+        at = [lengths.index(e) for e in own.index]
+        ax.plot(at, 100 * own, **style.line("dense", marker="", label=BESIDE["longer"]))
+    elif len(own):
+        ax.axhline(100 * own.iloc[0], **style.line("dense", marker="", label="dense"))
     ax.set_xticks(range(len(lengths)), [f"{e:g}" for e in lengths])
     ax.set(xlabel="epochs of tuning", ylabel="test accuracy (%)")
     ax.set_xlim(-0.15, len(lengths) - 0.85)
@@ -354,6 +360,7 @@ def board_table(df: Frame, net: str, name: str = "board") -> Html:
                     "says": lead.word}  # fmt: skip
         row |= {u: 100 * one[f"of {u}"].mean() for u in UNITS}
         rows.append(row)
+    rows += _beside(df, net)
     frame = pd.DataFrame(rows)
     if not some.empty:
         frame = frame.sort_values(["takes", "kept", "after"], ascending=[True, False, False])
@@ -374,10 +381,36 @@ def board_table(df: Frame, net: str, name: str = "board") -> Html:
     )
 
 
+def _beside(df: Frame, net: str) -> list[dict[str, Any]]:
+    """Rows of what stands beside the methods: the dense net, and one shape for all."""
+    here, rows = df[df.net == net], []
+    some = here[
+        here.arm.isin(["dense", "shape"]) | ((here.arm == "longer") & (here.epochs == FULL))
+    ]
+    for (arm, how, keep, _), one in some.groupby(["arm", "how", "keep", "epochs"]):
+        own = mean_over(100 * one.score)
+        row = {"method": label(how or arm), "takes": "–", "kept": 100 * keep, "after": own["mean"],
+               "low": own.low, "high": own.high, "says": "–"}  # fmt: skip
+        rival = here[(here.method == MAGNITUDE) & (here.keep == keep) & (here.epochs == FULL)]
+        if arm == "shape" and len(rival):
+            gap = one.set_index("seed").score - rival.set_index("seed").score
+            lead = mean_over(100 * gap.dropna())
+            row |= {"lead": lead["mean"], "lead low": lead.low, "lead high": lead.high,
+                    "says": word(lead.low, lead.high)}  # fmt: skip
+        rows.append(row | {u: 100 * one[f"of {u}"].mean() for u in UNITS})
+    return rows
+
+
+def to_come(records: Sequence[Record]) -> list[str]:
+    """Names of methods that have joined the registry since the pieces were run."""
+    there = {r.config["method"] for r in records}
+    wanted = [name for piece in grid.pieces() for name in grid.methods(piece)]
+    return [name for name in dict.fromkeys(wanted) if there and name not in there]
+
+
 def pieces_table(records: Sequence[Record]) -> Html:
     """Which pieces of the grid have been run, and which are still to be."""
-    cells = {tuple(sorted(r.config.items())) for r in records}
-    done = bool(cells)
+    done = bool(records)
     rows = [
         {
             "piece": p.name,
@@ -395,6 +428,9 @@ def pieces_table(records: Sequence[Record]) -> Html:
         caption=f"The grid and its pieces: {sum(r['state'] == 'run' for r in rows)} of {len(rows)} "
         "have been run. What follows rests on those; claims about the others say that they are not "
         "tested here.",
+        notes=[f"Joined since, and still to be run: {', '.join(map(label, new))}."]
+        if (new := to_come(records))
+        else [],
     )
 
 

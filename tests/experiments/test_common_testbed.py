@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from survey_lib.evidence.protocol import MissingArm, Rows, tune_grid
+from survey_lib.evidence.reading import study as recorded
 from survey_lib.experiments import runner
 from survey_lib.experiments.common_testbed import cells, grid, study
 from survey_lib.experiments.common_testbed.cells import Cell
-from survey_lib.experiments.context import measure
+from survey_lib.experiments.context import cell_key, measure
 from survey_lib.methods import contract
 from survey_lib.methods.contract import METHODS
 from survey_lib.tasks.data import Split, Splits
@@ -127,6 +128,17 @@ def test_a_rate_that_was_not_searched_for_is_the_middle_one(monkeypatch):
     monkeypatch.setattr(grid, "recorded", lambda slug, profile: [])
     for role in grid.ROLES:
         assert grid._chosen()[role.name] == role.rates[len(role.rates) // 2]
+
+
+def test_the_runs_of_a_method_that_takes_part_are_all_there_or_none():
+    """What the contract of all experiments does not ask of a grid that grows."""
+    there = {r.key for r in recorded(SLUG)}
+    if not there:
+        pytest.skip("no study yet")
+    by_method: dict[str, set[bool]] = {}
+    for cell in grid.GRIDS["study"]():
+        by_method.setdefault(cell.method, set()).add(cell_key(SLUG, cell) in there)
+    assert all(len(found) == 1 for found in by_method.values()), by_method
 
 
 # ---- statistics

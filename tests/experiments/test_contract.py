@@ -64,7 +64,10 @@ def test_the_committed_study_covers_the_grid_and_every_claim_is_judged(experimen
     recorded = {r.key for r in study(experiment.slug)}
     if not recorded:
         pytest.skip("no study yet")
-    assert recorded == {cell_key(experiment.slug, c) for c in experiment.grid("study")}
+    wanted = {cell_key(experiment.slug, c) for c in experiment.grid("study")}
+    assert recorded <= wanted
+    grows = getattr(experiment.study, "GROWS", False)  # methods may join after it was run
+    assert grows or recorded == wanted
     verdicts = judging.verdicts(experiment.slug)
     assert len(verdicts) == len(read_card(experiment.slug).claims)
     waiting = getattr(experiment.study, "WAITING", ())  # for pieces that are still to be run
@@ -80,7 +83,12 @@ def test_rates_are_the_best_of_equally_many_and_lie_inside_their_grids(asked):
     if not study(asked.slug):
         pytest.skip("no study yet")
     found = by_cell(study(asked.slug, "tune"), asked.cells.Cell)
-    assert best_rates(roles, replicates, found) == asked.study.RATES
+    rates = dict(asked.study.RATES)
+    if getattr(asked.study, "GROWS", False):  # what has joined since has not been tried yet
+        roles = [r for r in roles if r.cells(replicates[0], r.rates[0])[0] in found]
+        rates = {r.name: rates[r.name] for r in roles}
+        assert roles
+    assert best_rates(roles, replicates, found) == rates
 
 
 def test_the_study_uses_no_validation_replicate(asked):

@@ -141,6 +141,21 @@ def test_the_page_says_which_pieces_are_there(first):
     assert "<td>run</td>" not in testbed.pieces_table([]).html
 
 
+def test_a_method_that_joined_after_the_runs_is_named(first):
+    fewer = [r for r in first if r.config["method"] != "taylor"]
+    assert testbed.to_come(fewer) == ["taylor"]
+    assert "still to be run: Taylor." in testbed.pieces_table(fewer).html
+    assert "Joined since" not in testbed.pieces_table(first).html
+
+
+def test_the_board_has_the_dense_net_and_one_shape_beside_the_methods(every):
+    html = testbed.board_table(testbed.nets(every), NET).html
+    for words in testbed.BESIDE.values():
+        assert words in html
+    row = html.split("fresh weights, equal MACs</th>")[1].split("</tr>")[0]
+    assert "interval" in row  # its lead
+
+
 def test_refusals_are_told_once_in_their_own_words():
     no = {"refused": "l1: too small"}
     records = [record(Cell("method", s, NET, "l1", keep=0.1), **no) for s in range(3)]

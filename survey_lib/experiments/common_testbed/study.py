@@ -260,6 +260,8 @@ WAITS = {
 """Piece → statistics that need its runs; those that none names need the first piece alone."""
 WAITING = tuple(name for piece, names in WAITS.items() if piece not in RUN for name in names)
 """Statistics whose claims cannot be judged yet."""
+GROWS = True
+"""Methods that join the registry join the grid; until they are run they are named on the page."""
 INSTEAD = instead(
     Cell,
     {
