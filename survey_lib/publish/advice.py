@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from survey_lib.cards.card import CardError, read_card
-from survey_lib.publish.disputes import Judged, told, verdict_on
+from survey_lib.publish.disputes import Judged, verdict_on
 from survey_lib.publish.layout import PublishError, read_yaml
-from survey_lib.show.claims import found
-from survey_lib.show.markup import escape, safe
+from survey_lib.show.claims import found, paper
+from survey_lib.show.markup import anchor, escape, link, safe
 
 MARK = "<!-- survey: advice -->"
 FILE = "advice.yml"
@@ -147,9 +147,20 @@ def _said(sentence: Sentence, judged: Judged) -> str:
     words = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(sentence.text))
     if not sentence.rests:
         return f'<li class="thin"><p><strong>Not known here.</strong> {words}</p></li>'
-    rows = ""
-    for name, _ in sentence.rests:
-        verdict = verdict_on(name, judged)
-        number = "" if verdict is None or verdict.interval is None else f" {found(safe(verdict))}"
-        rows += f"<li>{told(name, judged, 'book')}{number}</li>"
+    rows = "".join(f"<li>{_rest(name, judged)}</li>" for name, _ in sentence.rests)
     return f'<li><p>{words}</p><ul class="rests">{rows}</ul></li>'
+
+
+def _rest(name: str, judged: Judged) -> str:
+    """A verdict on one line: sign, claim, number, word, paper."""
+    slug, claim_id = name.split("/")
+    verdict, card = verdict_on(name, judged), paper(slug)
+    if verdict is None:
+        raise PublishError(f"{name} is not judged")  # stale() has told of it
+    address = f"../notebooks/{slug}.html#verdict-{anchor(claim_id)}"
+    number = "" if verdict.interval is None else f" {found(safe(verdict))}"
+    return (
+        f'<span class="sign" aria-hidden="true">{verdict.sign}</span> '
+        f"{link(address, card.claim(claim_id).title)}{number} "
+        f'<span class="whose">{verdict.word} · {card.brief}</span>'
+    )

@@ -51,6 +51,7 @@ def test_a_sentence_stands_with_its_verdict_and_number(tree):
     assert '<a href="../notebooks/thinet.html#verdict-choice-fades">' in row
     assert "reproduced" in row
     assert "+1.0" in row
+    assert row.index("Tuning levels the choice") < row.index("+1.0") < row.index("ThiNet")
     assert "<strong>Not known here.</strong> Nobody knows more." in page
     assert "\n\n" not in page.split("\n\n", 1)[1], "a blank line would end the block"
     assert advice.fill("# Page without it", tree(), judged()) == "# Page without it"
