@@ -21,8 +21,8 @@ from survey_lib.show.testbed import KINDS, MAGNITUDE, NETS, RANDOM, UNITS, Frame
 from survey_lib.tasks.dense import dense_net, seeded
 
 NET = "resnet_small"
-AS_LEFT = "untuned, statistics as left"
-UNTUNED = "untuned, statistics re-estimated"
+AS_LEFT = "none, as left"
+UNTUNED = "none, re-estimated"
 LIVE = {"quick": 1.0, "smoke": 0.05}
 """Most epochs that are tuned in a live kernel."""
 
@@ -92,6 +92,8 @@ def _row(method: str, kind: str, keep: float, one: Frame, unit: str, value: str)
 
 def chart(rows: Frame, chosen: dict[str, alt.Parameter]) -> Any:
     """Every net at the chosen tuning, small; those at the chosen budget large and named."""
+    # one axis for all tunings, so that what draws together is seen to
+    low, high = float(rows.low.min()) - 0.02, float(rows.high.max()) + 0.02
     here = alt.Chart(rows)
     for field in ("tuning", "unit"):
         here = here.transform_filter(alt.datum[field] == chosen[field])
@@ -99,11 +101,11 @@ def chart(rows: Frame, chosen: dict[str, alt.Parameter]) -> Any:
     now = here.transform_filter(budget)
     x = alt.X(
         "share:Q", title="share of the dense net, in the chosen unit",
-        scale=alt.Scale(type="log", domain=[0.02, 1.3], nice=False),
+        scale=alt.Scale(type="log", domain=[1.3, 0.02], nice=False),
         axis=alt.Axis(format="~%", values=[0.02, 0.05, 0.1, 0.2, 0.5, 1]),
     )  # fmt: skip
     y = alt.Y(
-        "accuracy:Q", title="test accuracy", scale=alt.Scale(zero=False, padding=12),
+        "accuracy:Q", title="test accuracy", scale=alt.Scale(domain=[low, high], nice=False),
         axis=alt.Axis(format="~%", tickCount=5),
     )  # fmt: skip
     names = list(dict.fromkeys(rows.loc[rows.kind != "dense", "method"]))
@@ -113,7 +115,7 @@ def chart(rows: Frame, chosen: dict[str, alt.Parameter]) -> Any:
     told = [alt.Tooltip("name:N", title="method"), alt.Tooltip("accuracy:Q", format=".1%"),
             alt.Tooltip("share:Q", format=".0%")]  # fmt: skip
     faint = here.transform_filter(alt.datum["kind"] != "dense").mark_point(
-        size=22, opacity=0.35, color=style.css_grid(), filled=True
+        size=22, opacity=0.5, color=style.css("oneshot"), filled=True
     ).encode(x=x, y=y)  # fmt: skip
     dense = here.transform_filter(alt.datum["kind"] == "dense").mark_rule(
         strokeDash=[5, 4], color=style.css("dense")
@@ -141,7 +143,7 @@ def compress(
     """Compress dense net 0 by both opponents here and now, and tune it for an epoch at most."""
     del unit
     words = tuning.split(" ")[0]
-    epochs = min(LIVE[profile], 0.0 if words.startswith("untuned") else float(words))
+    epochs = min(LIVE[profile], 0.0 if words.startswith("none") else float(words))
     rows = []
     for at, name in enumerate((MAGNITUDE, RANDOM)):
         progress(at, 2, f"{label(name)} …")
@@ -187,8 +189,9 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         title="Who wins, and for how long?",
         alt="A chart of every method: test accuracy against the share of the dense net that it "
         "keeps, in the chosen unit. Nets at the chosen budget are large, with intervals.",
-        caption="Move the tuning from left to right and watch the points draw together. Large: "
-        "channel methods at the chosen budget, with 95 % t interval over replicates; a click opens "
+        caption="Move the tuning from left to right and watch the points draw together. No tuning: "
+        "with the statistics of batch norm as they were left, or re-estimated. Large: channel "
+        "methods at the chosen budget, with 95 % t interval over replicates; a click opens "
         f"the chapter. Small: all nets at that tuning, by {', '.join(kinds)}. Dashed: the "
         f"dense net. All on the {NETS[NET]}.",
         table_columns={
