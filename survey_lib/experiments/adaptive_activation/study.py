@@ -22,18 +22,16 @@ EXPLORED_STEPS = (0.05, 0.1, 0.2)
 """The explorer's limits and shares that its first threshold takes."""
 RIVALS = tuple(SCORED)
 
-RATES = {"dense": 0.1, "fixed": 0.05, "l1": 0.05, "taylor": 0.05, "random": 0.05, "scratch": 0.1}
+RATES = {"dense": 0.05, "fixed": 0.05, "l1": 0.05, "taylor": 0.05, "random": 0.05, "scratch": 0.1}
 """A first guess of each; to become the best mean on validation of those tried
 (``survey run adaptive_activation --profile tune``). The rounds of the method repeat the dense net's
 schedule, so that they have its rate."""
+_RIVAL = (0.002, 0.005, 0.0125, 0.03, 0.08)
 TRIED = {
-    "dense": (0.025, 0.05, 0.1, 0.2),
-    "fixed": (0.0125, 0.025, 0.05, 0.1),
-    "l1": (0.0125, 0.025, 0.05, 0.1),
-    "taylor": (0.0125, 0.025, 0.05, 0.1),
-    "random": (0.0125, 0.025, 0.05, 0.1),
-    "scratch": (0.05, 0.1, 0.2, 0.4),
-}
+    "dense": (0.0125, 0.025, 0.05, 0.1, 0.2),
+    "fixed": _RIVAL, "l1": _RIVAL, "taylor": _RIVAL, "random": _RIVAL,
+    "scratch": (0.025, 0.05, 0.1, 0.2, 0.4),
+}  # fmt: skip
 REPLICATES = (900, 901, 902)
 
 
