@@ -26,11 +26,11 @@ RATES = {"dense": 0.05, "fixed": 0.05, "l1": 0.05, "taylor": 0.05, "random": 0.0
 """A first guess of each; to become the best mean on validation of those tried
 (``survey run adaptive_activation --profile tune``). The rounds of the method repeat the dense net's
 schedule, so that they have its rate."""
-_RIVAL = (0.0005, 0.002, 0.005, 0.0125, 0.03, 0.08, 0.2, 0.5)
+_RIVAL = (0.0005, 0.002, 0.005, 0.0125, 0.03, 0.08, 0.2, 0.5, 1.2)
 TRIED = {
-    "dense": (0.003125, 0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4),
+    "dense": (0.003125, 0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
     "fixed": _RIVAL, "l1": _RIVAL, "taylor": _RIVAL, "random": _RIVAL,
-    "scratch": (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "scratch": (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
 }  # fmt: skip
 REPLICATES = (900, 901, 902)
 
