@@ -7,8 +7,8 @@ from typing import Any
 from survey_lib.evidence.protocol import Role, Rows, mean, smallest_step, statistics, tune_grid
 from survey_lib.experiments.adaptive_activation.cells import SCORED, Cell
 
-SEEDS = 8
-"""Replicates."""
+SEEDS, CHOICES = 8, 12
+"""Replicates; and those of the choice before any training, which costs little and spreads much."""
 LIMITS = (0.0, 1.0, 3.0)
 """Points of validation accuracy that may be lost."""
 MAIN = 1.0
@@ -69,8 +69,7 @@ def adaptive(seed: int) -> list[Cell]:
 
 def beside(seed: int) -> list[Cell]:
     """What stands beside them."""
-    cells = [tuned(arm, seed) for arm in (*RIVALS, "scratch", "longer")]
-    return [*cells, cell("choice", seed)]
+    return [tuned(arm, seed) for arm in (*RIVALS, "scratch", "longer")]
 
 
 def explored() -> list[Cell]:
@@ -96,6 +95,7 @@ def _study() -> list[Cell]:
     cells += [cell("adaptive", s, target=MAIN) for s in seeds]
     cells += [c for s in seeds for c in adaptive(s)]
     cells += [c for s in seeds for c in beside(s)] + explored()
+    cells += [c for s in range(CHOICES) for c in (cell("dense", s), cell("choice", s))]
     return list(dict.fromkeys(cells))
 
 
