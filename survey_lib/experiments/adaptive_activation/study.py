@@ -21,9 +21,12 @@ EXPLORED_LIMITS, EXPLORED_KEEPS = (0.0, 1.0, 2.0, 3.0), (0.7, 0.5, 0.3)
 EXPLORED_STEPS = (0.05, 0.1, 0.2)
 """The explorer's limits and shares that its first threshold takes."""
 RIVALS = tuple(SCORED)
+LENGTHS = ("all", "round")
+"""A rival's training: the steps of all rounds, or those of one."""
 
 RATES = {
     "dense": 0.05, "fixed": 0.5, "l1": 0.2, "taylor": 0.5, "random": 0.002, "scratch": 0.2,
+    "fixed, one round": 0.03, "l1, one round": 0.03, "taylor, one round": 0.03, "random, one round": 0.03,
 }  # fmt: skip
 """Each the best mean on validation of those tried. The rounds of the method repeat the dense net's
 schedule, so that they have its rate."""
@@ -44,7 +47,8 @@ def cell(arm: str, seed: int, **more: Any) -> Cell:
 
 def tuned(arm: str, seed: int, **more: Any) -> Cell:
     """A rival at the main limit, at the rate of its role; the dense net trained on has fixed's."""
-    knobs: dict[str, Any] = {"lr": RATES["fixed" if arm == "longer" else arm]} | more
+    role = f"{arm}, one round" if more.get("length") == "round" else arm
+    knobs: dict[str, Any] = {"lr": RATES["fixed" if arm == "longer" else role]} | more
     return cell(arm, seed, target=MAIN, **knobs)
 
 
@@ -54,7 +58,12 @@ ROLES = (
         Role(arm, lambda s, lr, a=arm: [tuned(a, s, lr=lr)], TRIED[arm], "equal cost")
         for arm in (*RIVALS, "scratch")
     ),
-)
+    *(
+        Role(f"{arm}, one round", lambda s, lr, a=arm: [tuned(a, s, lr=lr, length="round")],
+             _RIVAL, "equal cost")
+        for arm in RIVALS
+    ),
+)  # fmt: skip
 
 
 # ---- grids
@@ -69,7 +78,8 @@ def adaptive(seed: int) -> list[Cell]:
 
 def beside(seed: int) -> list[Cell]:
     """What stands beside them."""
-    return [tuned(arm, seed) for arm in (*RIVALS, "scratch", "longer")]
+    cells = [tuned(arm, seed) for arm in (*RIVALS, "scratch", "longer")]
+    return cells + [tuned(arm, seed, length="round") for arm in RIVALS]
 
 
 def explored() -> list[Cell]:
@@ -198,6 +208,12 @@ def over_random(rows: Rows) -> float:
     return _over(rows, "random")
 
 
+def over_strongest(rows: Rows) -> float:
+    """Equal size: adaptive rounds minus the cut and length of training best on validation."""
+    rivals = [rows.one(arm=a, target=MAIN, length=how) for a in RIVALS for how in LENGTHS]
+    return _run(rows, MAIN)["test"] - max(rivals, key=lambda n: n["val"])["test"]
+
+
 def over_scratch(rows: Rows) -> float:
     """Equal cost: adaptive rounds minus their last shape from fresh weights."""
     return _over(rows, "scratch")
@@ -210,6 +226,6 @@ def weights_over_rate(rows: Rows) -> float:
 
 STATISTICS = statistics(
     Cell, limits_broken, overshoot_on_test, removed_for_nothing, smallest_size_step, memory_gain,
-    activation_over_random, over_fixed, over_l1, over_taylor, over_random, over_scratch,
-    weights_over_rate, free=("lr", "dense_lr"),
+    activation_over_random, over_fixed, over_l1, over_taylor, over_random,
+    over_strongest, over_scratch,    weights_over_rate, free=("lr", "dense_lr"),
 )  # fmt: skip
