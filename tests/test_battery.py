@@ -54,6 +54,11 @@ CASES = {
         {"images": 4}, {"images": 4, "rules": "equation", "start": "logit", "step": 0.2},
         *({"criterion": name, "images": 4, "step": 0.1} for name in NORMS if name != "lrp"),
     ],
+    "what_matters_llm": [{"looks": 3}, {"looks": 3, "scope": "local", "alpha": 0.5}],
+    "top_v": [{"looks": 3}, {"looks": 3, "eps": float("inf")}],
+    "gradual_random": [{}],
+    "gradual_l2": [{}, {"scope": "local"}],
+    "soft_movement": [{"looks": 3, "eta": 0.8, "eps": 1e-9}],
     "random": [{}],
     "l1": [{}],
     "l2": [{}],
@@ -68,15 +73,17 @@ FULL = {"weights": Budget("nonzeros", 0.3), "channels": Budget("macs", 0.5), "bi
 TUNING = Training(epochs=1.5, batch=32, lr=0.02)
 
 
-def cases(*kinds, trains=False):
-    """(name, changes) of the entries of these kinds; of all when none is named."""
+def cases(*kinds, trains=False, steers=None):
+    """(name, changes) of the entries of these kinds, or of all, and of one way to steer."""
     chosen = [
         (name, changes)
         for name, entry in METHODS.items()
         if entry.kind in (kinds or contract.KINDS) and (entry.trains or not trains)
+        if steers in (None, entry.steers)
         for changes in CASES.get(name, [])
     ]
-    ids = [f"{n} {' '.join(str(v) for v in c.values() if v is not ROWS)}" for n, c in chosen]
+    plain = (str, int, float, bool)
+    ids = [f"{n} {' '.join(str(v) for v in c.values() if isinstance(v, plain))}" for n, c in chosen]
     return pytest.mark.parametrize(("name", "changes"), chosen, ids=ids)
 
 
@@ -105,7 +112,8 @@ def run(name, changes, task, *, model=None, tuning=None, seed=0, budget=...):
     """The method on the task's untrained net 0."""
     entry = METHODS[name]
     model = task.build(seeded(0)).eval() if model is None else model
-    budget = FULL[entry.kind] if budget is ... else budget
+    if budget is ...:
+        budget = FULL[entry.kind] if entry.steers == "budget" else None
     config = entry.config(**changes)
     return entry.compress(model, task, budget, config, tuning=tuning, generator=seeded(seed))
 
@@ -343,14 +351,14 @@ def test_a_tuning_that_diverges_says_so(name, changes, task_for):
 # ---- steered by a budget
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", steers="budget")
 def test_a_budget_out_of_reach_is_refused(name, changes, task_for):
     small = Budget(FULL[METHODS[name].kind].metric, 0.001)
     with pytest.raises(BudgetNotMet, match=r"0\.001 (of|is) "):
         run(name, changes, task_for(name), budget=small, tuning=TUNING)
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", steers="budget")
 def test_the_share_that_a_refusal_names_is_met(name, changes, task_for):
     """Rounded to nearest, it would be refused in its turn."""
     metric = FULL[METHODS[name].kind].metric
@@ -360,7 +368,7 @@ def test_the_share_that_a_refusal_names_is_met(name, changes, task_for):
     run(name, changes, task_for(name), budget=Budget(metric, float(named[-1])))
 
 
-@cases("channels")
+@cases("channels", steers="budget")
 def test_a_budget_that_is_hit_exactly_is_met(name, changes, task_for):
     """What a budget of half reached is a budget too, and nothing more goes for it."""
     task = task_for(name)
@@ -374,14 +382,14 @@ def test_a_budget_that_is_hit_exactly_is_met(name, changes, task_for):
     assert again.recipe == first.recipe
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", steers="budget")
 def test_a_budget_of_something_else_is_refused(name, changes, task_for):
     other = {"weights": Budget("macs", 0.5), "channels": Budget("nonzeros", 0.5)}
     with pytest.raises(ValueError, match=r"not macs=|cannot be budgeted by 'nonzeros'"):
         run(name, changes, task_for(name), budget=other[METHODS[name].kind])
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", steers="budget")
 def test_keeping_everything_is_the_net_tuned(name, changes, task_for):
     task = task_for(name)
     whole = Budget(FULL[METHODS[name].kind].metric, 1.0)
@@ -513,7 +521,7 @@ def permuted(model, group, order):
 
 
 @pytest.mark.parametrize("metric", ["macs", "params", "activations"])
-@cases("channels")
+@cases("channels", steers="budget")
 def test_channels_meet_the_budget_within_one_step(name, changes, metric, tiny_task):
     result = run(name, changes, tiny_task, budget=Budget(metric, 0.6))
     graph = trace_groups(tiny_task.build(seeded(0)), tiny_task.example(1))

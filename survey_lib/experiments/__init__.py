@@ -8,5 +8,6 @@ EXPERIMENTS: dict[str, str] = {
     "group_fisher": "survey_lib.experiments.group_fisher",
     "pruning_by_explaining": "survey_lib.experiments.pruning_by_explaining",
     "llm_int8": "survey_lib.experiments.llm_int8",
+    "what_matters_llm": "survey_lib.experiments.what_matters_llm",
     "rethinking": "survey_lib.experiments.rethinking",
 }

@@ -119,6 +119,11 @@ METHODS: dict[str, Entry] = {
     "pruning_by_explaining": Entry(
         "relevance", "channels", "budget", "pruning_by_explaining.method"
     ),
+    "what_matters_llm": Entry("GUM", "channels", "budget", "what_matters_llm.method", "gum"),
+    "top_v": Entry("movement", "channels", "budget", "what_matters_llm.method", "top_v"),
+    "soft_movement": Entry(
+        "soft movement", "channels", "outcome", "what_matters_llm.soft", knob="lambda_mvp"
+    ),
     "llm_int8": Entry("LLM.int8()", "bits", "outcome", "llm_int8.method", knob="alpha"),
     "magnitude": Entry("magnitude, at once", "weights", "budget", "baselines", "magnitude"),
     "random_weights": Entry("random weights", "weights", "budget", "baselines", "random"),
@@ -128,6 +133,10 @@ METHODS: dict[str, Entry] = {
     "bn_scale": Entry("batch-norm scale", "channels", "budget", "channel_baselines", "bn_scale"),
     "taylor": Entry("Taylor", "channels", "budget", "channel_baselines", "taylor"),
     "fisher": Entry("Fisher", "channels", "budget", "channel_baselines", "fisher"),
+    "gradual_random": Entry(
+        "gradual random", "channels", "budget", "what_matters_llm.method", "random"
+    ),
+    "gradual_l2": Entry("gradual ℓ2", "channels", "budget", "what_matters_llm.method", "magnitude"),
     "weight_sum": Entry("weight sum", "channels", "budget", "thinet.variants", "weight_sum"),
     "apoz": Entry("zeros (APoZ)", "channels", "budget", "thinet.variants", "apoz"),
     "forward": Entry("forward selection", "channels", "budget", "thinet.variants", "forward"),
