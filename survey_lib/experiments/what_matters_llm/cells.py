@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.methods.compressed import Compressed
+from survey_lib.methods.own_language import next_token_loss
 from survey_lib.methods.what_matters_llm import measures, method, soft
 from survey_lib.methods.what_matters_llm.choice import Plan, share_of_neurons
 from survey_lib.methods.what_matters_llm.planting import plant_copies
@@ -225,7 +225,7 @@ def plane(context: Context) -> dict[str, Any]:
             [i, round(1000 * float(s), 3), round(float(u), 3), int(j in kept)]
             for j, (s, u) in enumerate(zip(sens[name], U, strict=True))
         ]
-    return {"neurons": rows} | measured(done.model, task) | told(done, [])
+    return {"neurons_of": rows} | measured(done.model, task) | told(done, [])
 
 
 # ---- SmolLM2
@@ -234,29 +234,12 @@ SCORES = ("random", "magnitude", "sensitivity", "top_v", "unlike")
 """``top_v``: the sum that movement starts from, with its sign; ``unlike``: 1 - U."""
 
 
-class Logits(nn.Module):
-    """A Hugging Face model as a net that gives logits."""
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, vocabulary) of tokens (B, T)."""
-        return self.model(x).logits
-
-
-def next_token_loss(z: Tensor, x: Tensor) -> Tensor:
-    """Nats a token of logits (B, T, vocabulary) against the windows' own tokens."""
-    return F.cross_entropy(z[:, :-1].flatten(0, 1), x[:, 1:].flatten())
-
-
 @lru_cache(maxsize=1)
 def language_model() -> tuple[nn.Module, Tensor, ChannelGraph]:
     """SmolLM2-135M, the windows (1219, 256) of WikiText-2's test text, and its groups."""
     model, tokenizer = smollm2()
-    net, windows = Logits(model).eval(), wikitext2(tokenizer, WINDOW)
-    return net, windows, trace_groups(net, windows[:1, :8])
+    windows = wikitext2(tokenizer, WINDOW)
+    return model, windows, trace_groups(model, windows[:1, :8])
 
 
 def calibrate(context: Context) -> dict[str, Any]:
