@@ -58,7 +58,7 @@ CASES = {
     "top_v": [{"looks": 3}, {"looks": 3, "eps": float("inf")}],
     "gradual_random": [{}],
     "gradual_l2": [{}, {"scope": "local"}],
-    "soft_movement": [{"looks": 3, "eta": 0.8, "eps": 1e-9}],
+    "soft_movement": [{"looks": 3, "eta": 0.8, "eps": 1e-9, "lambda_mvp": 100.0}],
     "random": [{}],
     "l1": [{}],
     "l2": [{}],

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from survey_lib.cli import app
 from survey_lib.mechanics.sparse import StorageError
 from survey_lib.methods import own_language
+from survey_lib.tasks.data import DataError
 from survey_lib.tasks.language import smollm2_folder, smollm2_is_cached
 from tests.tiny_language import gpt2, llama, logits, qwen2, tokens, word_tokenizer
 
@@ -107,7 +108,7 @@ def test_texts_and_models_that_will_not_do(text, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ValueError, match="not a text in UTF-8"):
         own_language.prune(spec, tmp_path / "bad.txt", **ask)
-    with pytest.raises(ValueError, match="/nowhere: cannot be loaded"):
+    with pytest.raises(DataError, match="/nowhere: cannot be loaded"):
         own_language.prune("hf:/nowhere", text, **ask)
     with pytest.raises(ValueError, match="GPT2"):
         own_language.prune(stored(gpt2(), tmp_path / "gpt2"), text, **ask)

@@ -84,6 +84,23 @@ def test_sources_in_step(book):
     } <= new
 
 
+def test_a_chapter_that_waits_for_its_study_need_not_be_in_the_book(book):
+    (book.root / "notebooks" / "alpha.ipynb").rename(book.root / "notebooks" / "delta.ipynb")
+
+    def missed():
+        return any(f.file == "notebooks/delta.ipynb" and "_toc" in f.what for f in check_sources())
+
+    assert missed()
+    folder = book.root / "survey_lib" / "experiments" / "delta"
+    folder.mkdir(parents=True)
+    (folder / "cells.py").write_text("")
+    assert not missed()
+    study = book.root / "results" / "study" / "delta.jsonl"
+    study.parent.mkdir(parents=True, exist_ok=True)
+    study.write_text("")
+    assert missed()
+
+
 def test_the_address_stands_in_one_place(book):
     subprocess.run(["git", "init", "-q", "."], cwd=book.root, check=True)
     before = len(check_sources())

@@ -39,7 +39,8 @@ from survey_lib.tasks.train import fit
 DATA = ("shakespeare.txt.gz", "wikitext2_test.txt.gz")
 INEXACT = ("*ms_per_token*",)
 
-NET = {"width": 0.5, "layers": 2}
+LAYERS = 2
+NET = {"width": 0.5, "layers": LAYERS}
 """Options of the character model: 111,000 parameters, 2 × 256 neurons."""
 EPOCHS = 1.0
 """Of the tuning in which neurons go; the dense net had eight."""
@@ -111,10 +112,10 @@ def start(context: Context) -> tuple[Task, nn.Module, list[list[list[int]]]]:
     if cell.copies == 1:
         return task, net, []
     generator = context.generator(3)
-    n = net.get_submodule("blocks.0.up").weight.shape[0]
+    n = trace_groups(net, task.example(1))["blocks.0.up"].size
     chosen = [
         torch.randperm(n, generator=generator, device="cpu")[:CHOSEN].tolist()
-        for _ in range(NET["layers"])
+        for _ in range(LAYERS)
     ]
     return task, *plant_copies(net, chosen, cell.copies)
 
@@ -124,9 +125,10 @@ def pruned(context: Context) -> tuple[Task, nn.Module, Compressed, list[list[lis
     cell = context.cell
     task, net, sets = start(context)
     tuning = replace(task.training, epochs=EPOCHS, lr=cell.lr) if cell.lr else None
+    schedule: dict[str, Any] = {"t_i": 0.0, "t_f": 1.0} if cell.at_once else {}
     config = method.Config(
         criterion=cell.criterion, scope=cell.scope, alpha=cell.alpha, lambda_gum=cell.lambda_gum,
-        lambda_mvp=cell.lambda_mvp, **({"t_i": 0.0, "t_f": 1.0} if cell.at_once else {}),
+        lambda_mvp=cell.lambda_mvp, **schedule,
     )  # fmt: skip
     budget = share_of_neurons(trace_groups(net, task.example(1)), cell.keep)
     generator = context.generator()
@@ -177,11 +179,16 @@ def fresh(context: Context) -> dict[str, Any]:
     return measured(net, task)
 
 
+def looked_at(task: Task) -> list[tuple[Tensor, Tensor]]:
+    """The first training batches of 32 windows, on which both measures are taken."""
+    n = 32 * BATCHES
+    return list(zip(task.train.x[:n].split(32), task.train.y[:n].split(32), strict=True))
+
+
 def measured(net: nn.Module, task: Task) -> dict[str, Any]:
     """The standard numbers; sensitivity of all neurons together (nats), and their uniqueness."""
     graph = trace_groups(net, task.example(1))
-    parts = [slice(i * 32, (i + 1) * 32) for i in range(BATCHES)]
-    batches = [(task.train.x[rows], task.train.y[rows]) for rows in parts]
+    batches = looked_at(task)
     found = measures.sensitivity(net, graph, task.loss, batches)
     moments = measures.second_moments(net, graph, [x for x, _ in batches])
     sims = {name: measures.similarity(C) for name, C in moments.items()}
@@ -212,8 +219,7 @@ def plane(context: Context) -> dict[str, Any]:
     """Each neuron of the dense net: sensitivity (10⁻³ nats), likeness U, and whether it stays."""
     task, net, done, _ = pruned(context)
     graph = trace_groups(net, task.example(1))
-    parts = [slice(i * 32, (i + 1) * 32) for i in range(BATCHES)]
-    batches = [(task.train.x[rows], task.train.y[rows]) for rows in parts]
+    batches = looked_at(task)
     sens = measures.sensitivity(net, graph, task.loss, batches)
     moments = measures.second_moments(net, graph, [x for x, _ in batches])
     rows = []

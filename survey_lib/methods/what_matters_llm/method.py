@@ -57,7 +57,7 @@ from survey_lib.methods.compressed import Compressed
 from survey_lib.methods.sharing import looking
 from survey_lib.methods.what_matters_llm.choice import Plan, least_kept
 from survey_lib.methods.what_matters_llm.measures import Moments, redundancy, similarity
-from survey_lib.methods.what_matters_llm.scores import Scores, distilled
+from survey_lib.methods.what_matters_llm.scores import Scores, distilled, pace
 from survey_lib.tasks.task import Task, Training
 from survey_lib.tasks.train import total_steps, training
 
@@ -200,7 +200,7 @@ def compress(
                 }
                 R = S.penalty(config.lambda_mvp * v / plan.v_f, U, likeness)
                 g = {k: r + m.grad for k, r in R.items() if (m := gates[k]).grad is not None}
-                S.move(g, config.eta * (step.lr / tuning.lr if tuning else 1.0))
+                S.move(g, config.eta * pace(step, tuning))
                 for gate in gates.values():
                     gate.grad = None
             step.move()

@@ -60,8 +60,9 @@ def plant_copies(
             reader.out_features = len(at)
         _wider(down, "weight", down.weight[:, at] * share)
         down.in_features = len(at)
-        if hasattr(block := net.get_submodule(layer.path), "mlp"):
-            block.mlp.intermediate_size = len(at)  # Hugging Face's layers remember it
+        mlp: Any = getattr(net.get_submodule(layer.path), "mlp", None)
+        if mlp is not None:
+            mlp.intermediate_size = len(at)  # Hugging Face's layers remember it
         step = copies - 1
         sets.append([[i, *range(n + k * step, n + (k + 1) * step)] for k, i in enumerate(some)])
     return net, sets

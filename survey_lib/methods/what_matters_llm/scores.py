@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from survey_lib.tasks.task import Task
-from survey_lib.tasks.train import Loss
+from survey_lib.methods.sharing import Look
+from survey_lib.tasks.task import Task, Training
+from survey_lib.tasks.train import Loss, Step
 
 
 class Scores:
@@ -49,3 +50,8 @@ def distilled(dense: nn.Module, task: Task, alpha: float, T: float) -> Loss:
         return (1 - alpha) * task.loss(z, y) + alpha * T**2 * kl
 
     return loss
+
+
+def pace(step: Step | Look, tuning: Training | None) -> float:
+    """Where the training's schedule stands: 1 at its peak, and where nothing is trained."""
+    return step.lr / tuning.lr if tuning and tuning.lr and isinstance(step, Step) else 1.0

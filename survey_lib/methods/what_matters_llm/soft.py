@@ -26,7 +26,7 @@ from survey_lib.methods.compressed import Compressed
 from survey_lib.methods.sharing import looking
 from survey_lib.methods.what_matters_llm.measures import neurons
 from survey_lib.methods.what_matters_llm.method import kept_at
-from survey_lib.methods.what_matters_llm.scores import Scores, distilled
+from survey_lib.methods.what_matters_llm.scores import Scores, distilled, pace
 from survey_lib.tasks.task import Task, Training
 from survey_lib.tasks.train import total_steps, training
 
@@ -38,9 +38,8 @@ KIND = "channels"
 class Config:
     """The code's defaults, but for the knob."""
 
-    lambda_mvp: float = 100.0
-    """Weight of the penalty: the larger, the fewer neurons are left. The code's is 2, over many
-    more steps."""
+    lambda_mvp: float = 2.0
+    """Weight of the penalty: the larger, the fewer neurons are left."""
     tau: float = 0.1
     """Threshold on σ(S) in the end."""
     t_i: float = 0.1
@@ -131,7 +130,7 @@ def compress(
             examples, passes = examples + step.examples, passes + 1
             R = S.penalty(config.lambda_mvp, {}, 0.0)
             g = {k: r + m.grad for k, r in R.items() if (m := gates[k]).grad is not None}
-            S.move(g, config.eta * (step.lr / tuning.lr if tuning else 1.0))
+            S.move(g, config.eta * pace(step, tuning))
             for gate in gates.values():
                 gate.grad = None
             step.move()
