@@ -28,14 +28,13 @@ BY_GUM = _best([far - like for far, like in zip(MOVED, LIKE, strict=True)])
 
 def draw() -> Drawing:
     """The method in three pictures."""
-    look = [words(8, 16, "reads", muted=True), words(8, 134, "writes", muted=True)]
+    look = [words(108, 16, "reads by its fc row", muted=True)]
     for j in range(6):
-        x = 40 + 28 * j
+        x = 24 + 30 * j
         same = j in (1, 2)
         look += [arrow(x + 9, 30, x + 9, 56), arrow(x + 9, 86, x + 9, 112)]
         look += [channel(x, 62, "kept" if same else "plain", key=KEY, size=18)]
-    look += [words(118, 16, "fc row, one a neuron", muted=True)]
-    look += [words(118, 134, "proj column", muted=True)]
+    look += [words(108, 134, "writes by its proj column", muted=True)]
 
     scored = [rule(8, 118, 208, 118)]
     for j, (far, like) in enumerate(zip(MOVED, LIKE, strict=True)):
@@ -68,8 +67,8 @@ def draw() -> Drawing:
             ),
             Stage(
                 "what goes: the lowest scores",
-                "One ranking for all layers. Movement keeps both copies, GUM gives their places "
-                "to others.",
+                "One ranking for all layers. Movement keeps both copies; GUM gives their "
+                "places to others.",
                 tuple(goes),
             ),
         ],
