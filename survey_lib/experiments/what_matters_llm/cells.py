@@ -1,6 +1,6 @@
 """Santacroce et al. (2023): what is measured. Neurons leave two language models.
 
-A character model is trained, then tuned for one more pass over its text while neurons of its
+A character model is trained, then tuned for half a pass over its text while neurons of its
 feed-forward nets go, little by little or at once; some nets get copies of neurons first. A
 replicate is a dense net with its data order. SmolLM2-135M, weights as shipped in 4 bits and
 computed in fp32, loses gated neurons at once and is not trained; a replicate is a stretch of the
@@ -33,7 +33,7 @@ from survey_lib.methods.what_matters_llm.choice import Plan, share_of_neurons
 from survey_lib.methods.what_matters_llm.planting import plant_copies
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.language import smollm2, wikitext2
-from survey_lib.tasks.task import Task, load_task
+from survey_lib.tasks.task import Task, Training, load_task
 from survey_lib.tasks.train import fit
 
 DATA = ("shakespeare.txt.gz", "wikitext2_test.txt.gz")
@@ -42,9 +42,9 @@ INEXACT = ("*ms_per_token*",)
 LAYERS = 2
 NET = {"width": 0.5, "layers": LAYERS}
 """Options of the character model: 111,000 parameters, 2 × 256 neurons."""
-EPOCHS = 1.0
-"""Of the tuning in which neurons go; the dense net had eight."""
-CHOSEN = 8
+EPOCHS, BATCH = 0.5, 16
+"""Of the tuning in which neurons go: 490 steps, as many as a pass has at the recipe's batch."""
+CHOSEN = 64
 """Neurons of each layer of which copies are planted."""
 BATCHES = 12
 """Training batches on which sensitivity and uniqueness are measured."""
@@ -89,7 +89,8 @@ def needs(cell: Cell) -> tuple[Cell, ...]:
     """The gradual run whose widths are used; the calibration before any choice on SmolLM2."""
     if cell.arm == "fresh":
         return (pattern(cell),)
-    return (CALIBRATED,) if cell.arm in ("text", "removed") and cell.keep < 1 else ()
+    scored = cell.arm in ("text", "removed") and cell.keep < 1 and cell.criterion != "random"
+    return (CALIBRATED,) if scored else ()
 
 
 def pattern(cell: Cell) -> Cell:
@@ -103,6 +104,11 @@ def pattern(cell: Cell) -> Cell:
 def own_task() -> Task:
     """The task with the standard recipe, by which the dense nets are trained."""
     return load_task("char_gpt", **NET)
+
+
+def tuning_of(task: Task, cell: Cell) -> Training:
+    """The tuning in which neurons go."""
+    return replace(task.training, epochs=EPOCHS, batch=BATCH, lr=cell.lr)
 
 
 def start(context: Context) -> tuple[Task, nn.Module, list[list[list[int]]]]:
@@ -124,7 +130,7 @@ def pruned(context: Context) -> tuple[Task, nn.Module, Compressed, list[list[lis
     """The cell's net as it starts and as it ends."""
     cell = context.cell
     task, net, sets = start(context)
-    tuning = replace(task.training, epochs=EPOCHS, lr=cell.lr) if cell.lr else None
+    tuning = tuning_of(task, cell) if cell.lr else None
     schedule: dict[str, Any] = {"t_i": 0.0, "t_f": 1.0} if cell.at_once else {}
     config = method.Config(
         criterion=cell.criterion, scope=cell.scope, alpha=cell.alpha, lambda_gum=cell.lambda_gum,
@@ -148,7 +154,7 @@ def gradual(context: Context) -> dict[str, Any]:
 def soft_movement(context: Context) -> dict[str, Any]:
     """As many neurons as the penalty leaves."""
     cell, task = context.cell, own_task()
-    tuning = replace(task.training, epochs=EPOCHS, lr=cell.lr)
+    tuning = tuning_of(task, cell)
     config = soft.Config(lambda_mvp=cell.lambda_mvp, alpha=cell.alpha)
     done = soft.compress(
         context.dense(task), task, None, config, tuning=tuning, generator=context.generator()
@@ -161,7 +167,7 @@ def dense(context: Context) -> dict[str, Any]:
     cell = context.cell
     task, net, _ = start(context)
     if cell.lr:
-        tuning = replace(task.training, epochs=EPOCHS, lr=cell.lr)
+        tuning = tuning_of(task, cell)
         fit(net, task, tuning, generator=context.generator())
     return measured(net, task)
 
