@@ -398,16 +398,17 @@ def check(
     """Check sources and the built site; also fresh quick runs against the committed study.
 
     A chapter that lacks something is named as a draft, with what it lacks; that is no failure.
+    So is one that is not in the book yet, because it waits for its study.
     """
     from survey_lib.publish import layout
     from survey_lib.publish.check_numbers import check_numbers, check_studies
     from survey_lib.publish.check_site import check_site
-    from survey_lib.publish.check_sources import check_sources
+    from survey_lib.publish.check_sources import check_sources, waiting
     from survey_lib.publish.missing import missing
     from survey_lib.publish.solutions import check_solutions
 
     with _one_sentence():
-        for slug in () if studies else layout.chapters():
+        for slug in () if studies else [*layout.chapters(), *waiting()]:
             if lacks := missing(slug):
                 typer.echo(f"draft: {slug} is not finished; it lacks:")
                 for line in lacks:

@@ -93,6 +93,13 @@ def _without_targets(markdown: str) -> str:
     return re.sub(r"\]\([^)]*\)", "]", markdown)
 
 
+def waiting() -> list[str]:
+    """Slugs of chapters that are written, wait for their study, and are not in the book yet."""
+    root, listed = layout.root(), set(layout.slugs())
+    written = sorted(p.stem for p in (root / "notebooks").glob("*.ipynb"))
+    return [s for s in written if s not in listed and _waits_for_its_study(s, root)]
+
+
 def _waits_for_its_study(slug: str, root: Path) -> bool:
     """Whether a chapter's cells are written and no study of them is recorded yet."""
     experiment = root / "survey_lib" / "experiments" / slug / "cells.py"

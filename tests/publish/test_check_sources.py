@@ -4,7 +4,7 @@ import pytest
 from nbformat import v4
 
 from survey_lib.publish import setup_cell
-from survey_lib.publish.check_sources import check_notebook, check_sources
+from survey_lib.publish.check_sources import check_notebook, check_sources, waiting
 
 from .conftest import chapter, code, text
 
@@ -95,6 +95,7 @@ def test_a_chapter_that_waits_for_its_study_need_not_be_in_the_book(book):
     folder.mkdir(parents=True)
     (folder / "cells.py").write_text("")
     assert not missed()
+    assert "delta" in waiting()
     study = book.root / "results" / "study" / "delta.jsonl"
     study.parent.mkdir(parents=True, exist_ok=True)
     study.write_text("")
