@@ -371,6 +371,62 @@ def prune(
     typer.echo(f"\nwritten: {out / 'recipe.json'}, weights.safetensors, report.json")
 
 
+@app.command("compare")
+def compare_methods(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="torchvision:NAME, timm:NAME, PATH.py:FUNCTION, or a model of the survey"
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="imagefolder:PATH with train/ and test/, or cifar10")],
+    out: Annotated[Path, typer.Option(help="folder for the records and the page")],
+    keep: Annotated[
+        str, typer.Option(help="macs=, params= or activations= a fraction")
+    ] = "macs=0.5",
+    methods: Annotated[str, typer.Option(help="names with commas between them, or all")] = "all",
+    seeds: Annotated[int, typer.Option(min=1, max=100)] = 3,
+    tune_epochs: Annotated[float, typer.Option(callback=_finite, help="of tuning, each")] = 2.0,
+    lr: Annotated[float, typer.Option(callback=_finite, help="the middle rate tried")] = 0.02,
+    tries: Annotated[int, typer.Option(min=1, max=9, help="rates tried, 3 × apart")] = 3,
+    weights: Annotated[
+        Path | None, typer.Option(help="safetensors of the trained net; else it is trained here")
+    ] = None,
+    size: Annotated[
+        int, typer.Option(min=1, max=4096, help="pixels that images are resized to")
+    ] = 64,
+    train_epochs: Annotated[float, typer.Option(callback=_finite, help="without --weights")] = 8.0,
+    batch: Annotated[int, typer.Option(help="images a step")] = 64,
+    jobs: Jobs = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print plain data")] = False,
+) -> None:
+    """Compare pruning methods on a net of your own: equal rates, equal steps, intervals."""
+    from survey_lib import files
+    from survey_lib.experiments.own_net import compare as own
+    from survey_lib.mechanics.budget import Budget
+    from survey_lib.show import own_page
+
+    names = () if methods == "all" else tuple(filter(None, methods.split(",")))
+    with _one_sentence():
+        request = own.Request(
+            model, data, Budget.parse(keep), names, seeds, tune_epochs, lr, tries, size,
+            train_epochs, batch, weights,
+        )  # fmt: skip
+        done = own.run(
+            request, out, jobs=jobs, progress=not as_json,
+            say=lambda line: typer.echo(line, err=True),
+        )  # fmt: skip
+        files.write_atomic(out / "index.html", own_page.page(done))
+        files.write_atomic(out / "compared.json", json.dumps(own_page.data(done), indent=1) + "\n")
+    if as_json:
+        typer.echo(json.dumps(own_page.data(done), indent=1))
+    else:
+        typer.echo(own_page.text(done))
+        typer.echo(f"\nwritten: {out / 'index.html'}, compared.json, records.jsonl")
+    if done.failed:
+        raise typer.Exit(1)
+
+
 @app.command()
 def build(
     profile: Profile = "quick",
@@ -398,17 +454,17 @@ def check(
     """Check sources and the built site; also fresh quick runs against the committed study.
 
     A chapter that lacks something is named as a draft, with what it lacks; that is no failure.
-    So is one that is not in the book yet, because it waits for its study.
     """
+    from survey_lib.experiments import EXPERIMENTS
     from survey_lib.publish import layout
     from survey_lib.publish.check_numbers import check_numbers, check_studies
     from survey_lib.publish.check_site import check_site
-    from survey_lib.publish.check_sources import check_sources, waiting
+    from survey_lib.publish.check_sources import check_sources
     from survey_lib.publish.missing import missing
     from survey_lib.publish.solutions import check_solutions
 
     with _one_sentence():
-        for slug in () if studies else [*layout.chapters(), *waiting()]:
+        for slug in () if studies else dict.fromkeys([*layout.chapters(), *EXPERIMENTS]):
             if lacks := missing(slug):
                 typer.echo(f"draft: {slug} is not finished; it lacks:")
                 for line in lacks:

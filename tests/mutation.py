@@ -106,6 +106,18 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      'files.write_atomic(out / "report.json", json.dumps(report, indent=1) + "\\n")',
      'files.write_atomic(out / "report.json", json.dumps(report, indent=2) + "\\n")'):
         "white space of a file that programs read",
+    ("survey_lib/methods/own_model.py",
+     'example = torch.zeros(1, shape["channels"], shape["size"], shape["size"])',
+     'example = torch.ones(1, shape["channels"], shape["size"], shape["size"])'):
+        "of the example that a net is loaded with only the shape is looked at",
+    ("survey_lib/mechanics/rules/moves.py",
+     "if fancy and not any(is_meta(i) for i in plain if isinstance(i, Tensor)):",
+     "if fancy and not all(is_meta(i) for i in plain if isinstance(i, Tensor)):"):
+        "of an index that is known in part the values do not show in the shape",
+    ("survey_lib/mechanics/grouping.py",
+     'wide = max((s.positions.shape[1] for s in found_slices[g] if s.role != "in"), default=1)',
+     'wide = max((s.positions.shape[1] for s in found_slices[g] if s.role != "in"), default=2)'):
+        "a group's first axis is that of what makes it, so the default is not asked for",
 }  # fmt: skip
 """(file, line as it is, line as it would be) → why no test could notice."""
 

@@ -76,6 +76,11 @@ def pruning(**changes):
     return ["prune", *(w for k, v in given.items() for w in (f"--{k.replace('_', '-')}", v))]
 
 
+def comparing(**changes):
+    """`survey compare`, likewise."""
+    return ["compare", *pruning(**changes)[1:]]
+
+
 CALLS = [
     # words that no command knows
     (["nothing"], "No such command 'nothing'"),
@@ -106,6 +111,23 @@ CALLS = [
     (["train"], "Missing argument"),
     (["train", "nope"], "no task 'nope'"),
     (["train", "mlp", "cnn"], "unexpected extra argument"),
+    # compare
+    (["compare"], "Missing option '--model'"),
+    (comparing(data="zip:x"), "cannot use data 'zip:x'"),
+    (comparing(data="imagefolder:{}/nowhere"), "no such folder"),
+    (comparing(methods="magic"), "no channels method 'magic'"),
+    (comparing(methods="l1,magnitude"), "no channels method 'magnitude'"),
+    (comparing(keep="macs=2"), "keep must lie in (0, 1]"),
+    (comparing(keep="macs=0.0001", methods="l1"), "is out of reach"),
+    (comparing(model="timm:nothing"), "timm has no net 'nothing'"),
+    (comparing(model="{}/nowhere.py:build"), "no such file"),
+    (comparing(weights="{}/other.safetensors"), "not this net's weights"),
+    (comparing(weights="{}/nowhere.safetensors"), "no such file"),
+    (comparing(seeds="0"), "'--seeds'"),
+    (comparing(tries="0"), "'--tries'"),
+    (comparing(lr="nan"), "'--lr'"),
+    (comparing(lr="0"), "a learning rate above 0"),
+    (comparing(tune_epochs="0"), "tune epochs"),
     # prune
     (["prune"], "Missing option '--model'"),
     (pruning(data=""), "cannot use data ''"),
@@ -226,6 +248,7 @@ INNER = {
     "verify": ("survey_lib.experiments.verify.verify", ["thinet"]),
     "train": ("survey_lib.tasks.dense.ship", ["mlp"]),
     "prune": ("survey_lib.methods.own_model.prune", pruning()[1:]),
+    "compare": ("survey_lib.experiments.own_net.compare.run", comparing()[1:]),
     "build": ("survey_lib.publish.execute.execute", ["--profile", "smoke"]),
     "check": ("survey_lib.publish.check_sources.check_sources", ["--sources"]),
     "sync": ("survey_lib.publish.setup_cell.sync", []),

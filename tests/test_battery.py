@@ -23,6 +23,7 @@ from survey_lib.mechanics.masks import MaskedWeights
 from survey_lib.mechanics.sparse import load_sparse, save_sparse
 from survey_lib.mechanics.surgery import apply_recipe, load_compressed, save_compressed
 from survey_lib.methods import contract
+from survey_lib.methods.adaptive_activation.method import Config as Adaptive
 from survey_lib.methods.contract import METHODS
 from survey_lib.methods.llm_int8.linear import quantize
 from survey_lib.methods.llm_int8.method import KINDS
@@ -38,6 +39,10 @@ ROWS = ThiNet(images=5, pairs=20)
 CASES = {
     "to_prune_or_not": [{"n": 5}, {"n": 5, "scope": "global"}],
     "loss_modelling": [{"pi": 3, "examples": 100}, {"criterion": "LM", "pi": 2, "examples": 100}],
+    "parameterized_structured": [
+        {"decay": 0.3, "epsilon": 0.7},
+        {"decay": 0.3, "epsilon": 0.7, "granularity": "channel", "penalty": "l1"},
+    ],
     "magnitude": [{}, {"scope": "global"}],
     "random_weights": [{}],
     "thinet": [{"images": 5, "pairs": 20}, {"images": 5, "pairs": 20, "rescale": False}],
@@ -59,6 +64,24 @@ CASES = {
     "gradual_random": [{}],
     "gradual_l2": [{}, {"scope": "local"}],
     "soft_movement": [{"looks": 3, "eta": 0.8, "eps": 1e-9, "lambda_mvp": 100.0}],
+    "adaptive_activation": [
+        {"target": 30.0, "rounds": 3, "images": 64},
+        {"target": 30.0, "rounds": 3, "rewind": "rate"},
+        {"target": 30.0, "rounds": 2, "saves": "macs", "attention": "max", "p": 2.0},
+    ],
+    "adaptive_budget": [
+        {}, {"adaptive": Adaptive(rounds=3, images=64, attention="sum")},
+    ],
+    "role_of_structured": [
+        {"lam": 0.01, "twt": 0.3}, {"lam": 0.01, "twt": 0.3, "form": "full", "zeros": "weights"},
+    ],
+    "lobster": [{"lam": 0.01, "twt": 0.3}],
+    "shrink": [{"lam": 0.01, "twt": 0.3}, {"lam": 0.01, "twt": 0.3, "zeros": "neurons"}],
+    "pruning_adapters": [
+        {"rank": 2}, {"learner": "sppara", "criterion": "weight"},
+        {"learner": "head", "criterion": "lrp", "images": 4, "step": 0.2}, {"learner": "fine"},
+        {"criterion": "random", "first": 0.0},
+    ],
     "random": [{}],
     "l1": [{}],
     "l2": [{}],
@@ -69,7 +92,10 @@ CASES = {
 }  # fmt: skip
 """Entry → fields of its config, one dictionary for each way it is tried."""
 FULL = {"weights": Budget("nonzeros", 0.3), "channels": Budget("macs", 0.5), "bits": None}
+FULL["adapters"] = FULL["channels"]
 """What each kind is tried at; outcome-steered methods take None."""
+REMOVE = ("channels", "adapters")
+"""Kinds that take channels out."""
 TUNING = Training(epochs=1.5, batch=32, lr=0.02)
 
 
@@ -150,7 +176,7 @@ def test_an_entry_says_what_its_module_says(name):
     assert [p.kind for p in found.values()] == [p.kind for p in wanted.values()][1:]
     assert found["tuning"].default is found["generator"].default is inspect.Parameter.empty
     assert found["config"].default == module.Config()
-    assert callable(getattr(module, "reach", None)) == (entry.kind == "channels")
+    assert callable(getattr(module, "reach", None)) == (entry.kind in REMOVE)
 
 
 def test_labels_tell_methods_of_a_kind_apart():
@@ -274,7 +300,7 @@ def test_frozen_parameters_may_be_cut_but_do_not_move(name, changes, task_for):
     flags = {n: p.requires_grad for n, p in tuned.model.named_parameters()}
     assert flags == {n: n not in frozen for n in names}
     before, after = dict(model.named_parameters()), dict(tuned.model.named_parameters())
-    if METHODS[name].kind == "channels":
+    if METHODS[name].kind in REMOVE:
         graph = trace_groups(model, task.example(1))
         before = dict(apply_recipe(model, graph, tuned.recipe).named_parameters())
     moved = {n for n in names if not torch.equal(after[n], before[n])}
@@ -332,16 +358,17 @@ def test_tables_of_a_kind_have_the_same_columns(name, changes, task_for):
         "weights": ["layer", "weights", "kept"],
         "channels": ["layer", "channels", "kept"],
         "bits": ["layer", "bytes", "kept", "error"],
+        "adapters": ["layer", "channels", "kept", "learned"],
     }
     task = task_for(name)
     result = run(name, changes, task)
     kind = METHODS[name].kind
     assert {tuple(row) for row in result.table} == {tuple(columns[kind])}
     told = {"weights": result.masks, "channels": result.recipe, "bits": result.bits}
-    assert [k for k, v in told.items() if v] == [kind]
+    assert [k for k, v in told.items() if v] == ["channels" if kind == "adapters" else kind]
 
 
-@cases("weights", "channels")
+@cases("weights", "channels", "adapters")
 def test_a_tuning_that_diverges_says_so(name, changes, task_for):
     hot = dataclasses.replace(TUNING, lr=1e12, schedule="constant", warmup=0.0)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
@@ -351,14 +378,14 @@ def test_a_tuning_that_diverges_says_so(name, changes, task_for):
 # ---- steered by a budget
 
 
-@cases("weights", "channels", steers="budget")
+@cases("weights", "channels", "adapters", steers="budget")
 def test_a_budget_out_of_reach_is_refused(name, changes, task_for):
     small = Budget(FULL[METHODS[name].kind].metric, 0.001)
     with pytest.raises(BudgetNotMet, match=r"0\.001 (of|is) "):
         run(name, changes, task_for(name), budget=small, tuning=TUNING)
 
 
-@cases("weights", "channels", steers="budget")
+@cases("weights", "channels", "adapters", steers="budget")
 def test_the_share_that_a_refusal_names_is_met(name, changes, task_for):
     """Rounded to nearest, it would be refused in its turn."""
     metric = FULL[METHODS[name].kind].metric
@@ -368,7 +395,7 @@ def test_the_share_that_a_refusal_names_is_met(name, changes, task_for):
     run(name, changes, task_for(name), budget=Budget(metric, float(named[-1])))
 
 
-@cases("channels", steers="budget")
+@cases("channels", "adapters", steers="budget")
 def test_a_budget_that_is_hit_exactly_is_met(name, changes, task_for):
     """What a budget of half reached is a budget too, and nothing more goes for it."""
     task = task_for(name)
@@ -382,14 +409,15 @@ def test_a_budget_that_is_hit_exactly_is_met(name, changes, task_for):
     assert again.recipe == first.recipe
 
 
-@cases("weights", "channels", steers="budget")
+@cases("weights", "channels", "adapters", steers="budget")
 def test_a_budget_of_something_else_is_refused(name, changes, task_for):
     other = {"weights": Budget("macs", 0.5), "channels": Budget("nonzeros", 0.5)}
+    other["adapters"] = other["channels"]
     with pytest.raises(ValueError, match=r"not macs=|cannot be budgeted by 'nonzeros'"):
         run(name, changes, task_for(name), budget=other[METHODS[name].kind])
 
 
-@cases("weights", "channels", steers="budget")
+@cases("weights", "channels", "adapters", steers="budget")
 def test_keeping_everything_is_the_net_tuned(name, changes, task_for):
     task = task_for(name)
     whole = Budget(FULL[METHODS[name].kind].metric, 1.0)
@@ -402,10 +430,34 @@ def test_keeping_everything_is_the_net_tuned(name, changes, task_for):
     assert run(name, changes, task, budget=whole, tuning=TUNING).steps == 12
 
 
+# ---- steered by the outcome
+
+
+@cases("weights", steers="outcome")
+def test_a_method_steered_by_its_outcome_takes_no_budget(name, changes, tiny_task):
+    with pytest.raises(ValueError, match="takes no budget"):
+        run(name, changes, tiny_task, budget=Budget("nonzeros", 0.5))
+
+
+@cases("weights", steers="outcome")
+def test_the_knob_of_a_method_steered_by_its_outcome_steers_it(name, changes, tiny_task):
+    """More of it, more zeros; what is reported is what the net has."""
+    kept = []
+    for value in (0.0, 0.5):
+        result = run(name, changes | {METHODS[name].knob: value}, tiny_task, tuning=TUNING)
+        state = dict(result.model.named_parameters())
+        assert all((state[k][~m] == 0).all() for k, m in result.masks.items())
+        assert {row["layer"]: row["kept"] for row in result.table} == {
+            k: int(m.sum()) for k, m in result.masks.items()
+        }
+        kept.append(sum(row["kept"] for row in result.table))
+    assert kept[1] < kept[0]
+
+
 # ---- weights
 
 
-@cases("weights")
+@cases("weights", steers="budget")
 def test_the_budget_is_met_within_one_weight_a_layer(name, changes, tiny_task):
     for tuning in (None, TUNING):
         result = run(name, changes, tiny_task, tuning=tuning)
@@ -433,7 +485,8 @@ def test_weights_saved_and_loaded_give_the_same_output_in_fewer_bytes(
     x = tiny_task.example(8)
     assert torch.equal(again(x), result.model(x))
     dense = sum(t.numel() * t.element_size() for t in result.model.state_dict().values())
-    assert written < 0.6 * dense
+    if METHODS[name].steers == "budget":
+        assert written < 0.6 * dense
 
 
 @cases("weights")
@@ -477,7 +530,9 @@ def test_magnitude_masks_follow_a_permutation_of_the_weights(scope):
         assert torch.equal(plain.masks[k][order], moved.masks[k])
 
 
-@pytest.mark.parametrize("name", [n for n, e in METHODS.items() if e.kind == "weights"])
+@pytest.mark.parametrize(
+    "name", [n for n, e in METHODS.items() if e.kind == "weights" and e.steers == "budget"]
+)
 def test_chosen_weights_beat_random_ones(name, tiny_mlp_task):
     """At a budget this small the choice of weights decides; random scores would fail here."""
     if name == "random_weights":
@@ -521,7 +576,7 @@ def permuted(model, group, order):
 
 
 @pytest.mark.parametrize("metric", ["macs", "params", "activations"])
-@cases("channels", steers="budget")
+@cases("channels", "adapters", steers="budget")
 def test_channels_meet_the_budget_within_one_step(name, changes, metric, tiny_task):
     result = run(name, changes, tiny_task, budget=Budget(metric, 0.6))
     graph = trace_groups(tiny_task.build(seeded(0)), tiny_task.example(1))
@@ -531,7 +586,7 @@ def test_channels_meet_the_budget_within_one_step(name, changes, metric, tiny_ta
     assert Costs(small, metric).dense == round(cost(graph, result.recipe, metric) * dense)
 
 
-@cases("channels")
+@cases("channels", "adapters")
 def test_channels_saved_and_loaded_give_the_same_output(name, changes, tiny_task, tmp_path):
     result = run(name, changes, tiny_task, tuning=TUNING)
     x = tiny_task.example(8)
@@ -543,7 +598,7 @@ def test_channels_saved_and_loaded_give_the_same_output(name, changes, tiny_task
     assert written < dense
 
 
-@cases("channels")
+@cases("channels", "adapters")
 def test_channels_chosen_follow_a_permutation_of_the_units(name, changes, tiny_task):
     """Of the first group that is cut, so that what is sampled elsewhere stays the same."""
     if is_random(name, changes):
@@ -565,7 +620,7 @@ def test_channels_chosen_follow_a_permutation_of_the_units(name, changes, tiny_t
     assert {first: kept} | other.recipe == plain.recipe
 
 
-@cases("channels")
+@cases("channels", "adapters")
 def test_channels_recipe_and_table_tell_the_same(name, changes, tiny_task):
     result = run(name, changes, tiny_task)
     graph = trace_groups(tiny_task.build(seeded(0)), tiny_task.example(1))

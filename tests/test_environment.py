@@ -20,6 +20,8 @@ COLAB = {
     "altair": "5.5.0", "safetensors": "0.8.0", "pooch": "1.9.0", "platformdirs": "4.11.3",
     "tqdm": "4.67.3", "typer": "0.27.1", "pyyaml": "6.0.3",
 }  # fmt: skip
+# What is added there: wheels without dependencies of their own, so that nothing else changes.
+ADDED = {"zstandard"}
 
 
 def pins():
@@ -48,7 +50,9 @@ def test_every_requirement_is_pinned_within_its_bounds():
 def test_lower_bounds_ask_for_nothing_that_colab_lacks():
     for text in PROJECT["dependencies"]:
         requirement = Requirement(text)
-        assert Version(COLAB[canonicalize_name(requirement.name)]) in requirement.specifier, text
+        name = canonicalize_name(requirement.name)
+        assert name in COLAB or name in ADDED, text
+        assert name in ADDED or Version(COLAB[name]) in requirement.specifier, text
         assert not re.search(r"[<~=]=|<", str(requirement.specifier).replace(">=", "")), text
 
 

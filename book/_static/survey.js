@@ -1,4 +1,4 @@
-// Sorting of tables, keyboard access to boxes that scroll, and the explorers.
+// Sorting of tables, keyboard access to boxes that scroll, verdicts judged anew, the explorers.
 // The chart library is loaded only on a page that has an explorer.
 (function () {
   "use strict";
@@ -217,6 +217,129 @@
     document.head.appendChild(script);
   }
 
+  // Break this verdict: the rule of the ledger (Student's t over replicates, inside the region,
+  // outside of it, or across its edge), applied to fewer replicates and to other edges.
+  function judge(values, region, facts) {
+    var n = values.length, mean = values.reduce(function (sum, v) { return sum + v; }, 0) / n;
+    var square = values.reduce(function (sum, v) { return sum + (v - mean) * (v - mean); }, 0);
+    var half = square ? facts.t[n] * Math.sqrt(square / (n - 1) / n) : 0;
+    var low = region[0] === null ? -Infinity : region[0];
+    var high = region[1] === null ? Infinity : region[1];
+    var word = "inconclusive";
+    if (low <= mean - half && mean + half <= high) word = "reproduced";
+    else if (mean + half < low || mean - half > high) word = "not reproduced";
+    if (word === "reproduced" && n < facts.least) word = "inconclusive";
+    return { mean: mean, low: mean - half, high: mean + half, word: word };
+  }
+
+  function startBreaking(place) {
+    // made apart and put in its place in one step, so that the page changes once
+    var box = place.cloneNode(false);
+    box.removeAttribute("hidden");
+    var facts = JSON.parse(box.dataset.break), region = facts.region;
+    var two = region[0] !== null && region[1] !== null;
+    var centre = two ? (region[0] + region[1]) / 2 : 0;
+    var one = facts.replicates.replace(/s$/, "");
+    var ways = Object.keys(facts.values), all = [];
+    ways.forEach(function (way) {
+      all = all.concat(facts.values[way].map(function (pair) { return pair[1]; }));
+    });
+    var own = two ? region[1] - centre : region[0] === null ? region[1] : region[0];
+    var ends = all.concat(two ? region : [own], 0);
+    var from = Math.min.apply(null, ends), to = Math.max.apply(null, ends);
+    var pad = 0.12 * (to - from || 1), step = Math.pow(10, -facts.places);
+    from -= pad; to += pad;
+
+    function words(value, signed) {
+      var text = value.toFixed(facts.places);
+      if (Number(text) === 0) text = text.replace("-", "");
+      if (signed && facts.signed && Number(text) > 0) text = "+" + text;
+      return text.replace("-", "\u2212");
+    }
+    function make(name, attributes, parent, text) {
+      var svg = ["svg", "rect", "line", "circle"].indexOf(name) >= 0;
+      var made = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+      Object.keys(attributes).forEach(function (key) { made.setAttribute(key, attributes[key]); });
+      if (text) made.textContent = text;
+      parent.appendChild(made);
+      return made;
+    }
+    function control(label, input) {
+      var whole = make("div", { "class": "survey-control" }, controls);
+      var id = "break-" + (startBreaking.made = (startBreaking.made || 0) + 1);
+      input.id = id;
+      make("label", { "for": id }, whole, label);
+      var told = input.tagName === "INPUT" ? make("output", { "for": id }, whole) : null;
+      whole.appendChild(input);
+      input.addEventListener("input", draw);
+      return told;
+    }
+    function slider(least, most, by, value) {
+      var made = document.createElement("input");
+      made.type = "range"; made.min = least; made.max = most; made.step = by; made.value = value;
+      return made;
+    }
+
+    var controls = make("div", { "class": "survey-controls" }, box);
+    var way = null;
+    if (ways.length > 1) {
+      way = document.createElement("select");
+      ways.forEach(function (name) { make("option", { value: name }, way, name || "as the claim says"); });
+      control("Measured", way);
+    }
+    var count = slider(2, 2, 1, 2), used = control("Replicates used", count);
+    var edge = two
+      ? slider(0, Math.ceil(2 * Math.max(own, to - centre, centre - from) / step) * step, step, own)
+      : slider(Math.floor(from / step) * step, Math.ceil(to / step) * step, step, own);
+    var moved = control(two ? "Margin of the region" : "Edge of the region", edge);
+    var picture = make("svg", { viewBox: "0 0 400 56", "class": "survey-strip-plot", "aria-hidden": "true" }, box);
+    var line = make("p", { "class": "survey-broken", role: "status" }, box);
+    var again = make("button", { type: "button" }, box, "as it was judged");
+
+    function useAll() {
+      count.max = facts.values[""].length; // before the value, which it bounds
+      count.value = count.max;
+    }
+    function x(value) { return 400 * (Math.max(from, Math.min(to, value)) - from) / (to - from); }
+
+    function draw() {
+      var pairs = facts.values[way ? way.value : ""], n = pairs.length;
+      var wanted = Number(count.max) === Number(count.value) ? n : Math.min(n, Number(count.value));
+      count.max = n; count.value = wanted; count.disabled = n < 3;
+      var at = Math.abs(Number(edge.value) - own) < step / 2 ? own : Number(edge.value);
+      var now = two ? [centre - at, centre + at] : [region[0] === null ? null : at, region[1] === null ? null : at];
+      var values = pairs.slice(0, wanted).map(function (pair) { return pair[1]; });
+      var found = judge(values, now, facts);
+      used.textContent = wanted + " of " + n;
+      moved.textContent = ((two ? "\u00b1" : region[0] === null ? "\u2264 " : "\u2265 ") + words(at, !two) + " " + facts.unit).trim();
+      count.setAttribute("aria-valuetext", used.textContent + " " + facts.replicates);
+      edge.setAttribute("aria-valuetext", moved.textContent);
+      line.textContent = facts.signs[found.word] + " " + found.word + ": " + words(found.mean, true) +
+        (facts.unit ? " " + facts.unit : "") + " [" + words(found.low, true) + ", " + words(found.high, true) + "], " +
+        wanted + " " + (wanted === 1 ? one : facts.replicates);
+      line.dataset.word = found.word;
+      again.disabled = at === own && wanted === n && (!way || way.value === "");
+      picture.textContent = "";
+      var left = now[0] === null ? 0 : x(now[0]), right = now[1] === null ? 400 : x(now[1]);
+      make("rect", { "class": "region", x: left, y: 0, width: Math.max(1, right - left), height: 56 }, picture);
+      make("line", { "class": "zero", x1: x(0), x2: x(0), y1: 0, y2: 56 }, picture);
+      make("line", { "class": "interval", x1: x(found.low), x2: x(found.high), y1: 40, y2: 40 }, picture);
+      make("circle", { "class": "mean", cx: x(found.mean), cy: 40, r: 5 }, picture);
+      pairs.forEach(function (pair, i) {
+        make("circle", { "class": i < wanted ? "used" : "left", cx: x(pair[1]), cy: 16 + 5 * (i % 3 - 1), r: 4 }, picture);
+      });
+    }
+    again.addEventListener("click", function () {
+      if (way) way.value = "";
+      edge.value = own;
+      useAll();
+      draw();
+    });
+    useAll();
+    draw();
+    place.replaceWith(box);
+  }
+
   // Paper has no folds: what tells the paper in a minute and the tables of times is printed open.
   function unfoldForPrint() {
     var folds = [];
@@ -237,6 +360,13 @@
     window.addEventListener("load", function () {
       var ready = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
       if (ready) ready.then(function () { watchScroll("mjx-container[display='true']"); });
+    });
+    // a table's many controls are made when one is asked for
+    document.querySelectorAll(".survey-break details").forEach(function (fold) {
+      fold.addEventListener("toggle", function () {
+        var box = fold.querySelector(".survey-breaking");
+        if (fold.open && box.hidden) startBreaking(box);
+      });
     });
     startExplorers();
   }

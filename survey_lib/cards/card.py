@@ -41,6 +41,9 @@ WORDS = ("reproduced", "not reproduced", "inconclusive", "not tested here")
 """What a verdict may say."""
 
 
+_BESIDE_THE_RULE = ("title", "kind", "theirs", "apart")
+
+
 class CardError(ValueError):
     """A card that cannot be used; the message names the file and the field."""
 
@@ -74,14 +77,19 @@ class Claim:
     """True for bytes and shapes: one run decides."""
     not_tested: str = ""
     """Why the claim cannot be tested here; empty when it can."""
+    theirs: float | tuple[float, float] | None = None
+    """What the paper has, in the claim's unit: a number, or the ends of several."""
+    apart: str = ""
+    """Why ours lies where it does beside theirs, in one sentence; for numbers of the paper only."""
 
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits over the rule, stored with each record.
 
-        How a claim is called and counted (``title``, ``kind``) is no part of its rule.
+        How a claim is called and counted (``title``, ``kind``) is no part of its rule, nor is what
+        the paper has (``theirs``, ``apart``).
         """
-        rule = {k: v for k, v in asdict(self).items() if k not in ("title", "kind")}
+        rule = {k: v for k, v in asdict(self).items() if k not in _BESIDE_THE_RULE}
         return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -437,6 +445,10 @@ def _check(card: Card, name: str, slug: str | None) -> None:
             )
         if None not in region and region[0] > region[1]:  # type: ignore[operator]
             raise CardError(f"{where}: field 'region' has low > high")
+        if claim.theirs is not None and not _is_span(claim.theirs):
+            raise CardError(f"{where}: field 'theirs' must be a number or [low, high]")
+        if (claim.theirs is None) != (not claim.apart):
+            raise CardError(f"{where}: fields 'theirs' and 'apart' go together")
         if claim.profile not in PROFILES:
             raise CardError(f"{where}: field 'profile' must be one of {', '.join(PROFILES)}")
         for other in claim.disputes:
@@ -468,6 +480,13 @@ def _check(card: Card, name: str, slug: str | None) -> None:
         for column in table.unverified:
             if column not in (*table.columns, "all"):
                 raise CardError(f"{name}: reported {table.id!r}: no column {column!r} to mark")
+
+
+def _is_span(value: Any) -> bool:
+    """Whether it is a number, or the ends of a range of them."""
+    if not isinstance(value, tuple):
+        return is_number(value)
+    return len(value) == 2 and all(map(is_number, value)) and value[0] < value[1]
 
 
 def _check_tolerance(tolerance: Any, name: str) -> None:

@@ -230,6 +230,22 @@ def statistics(
     return {function.__name__: wrapped(function) for function in functions}
 
 
+def instead(
+    cell: type,
+    ways: Mapping[str, Mapping[str, Callable[[Rows], float]]],
+    free: Sequence[str] = ("lr",),
+) -> dict[str, dict[str, Statistic]]:
+    """Name of a statistic → words for another way to measure the same → that as a function.
+
+    A reader may put them in the statistic's place on the page; no verdict rests on them.
+    """
+
+    def wrapped(function: Callable[[Rows], float]) -> Statistic:
+        return lambda records: float(function(Rows(records, cell, free)))
+
+    return {name: {w: wrapped(f) for w, f in found.items()} for name, found in ways.items()}
+
+
 # ---- numbers of one replicate
 
 

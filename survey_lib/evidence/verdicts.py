@@ -81,6 +81,27 @@ def decide(interval: Interval, region: tuple[float | None, float | None]) -> str
     return INCONCLUSIVE
 
 
+def measured(
+    claim: Claim, records: Sequence[Record], statistic: Statistic
+) -> tuple[dict[int, list[Record]], dict[int, float]]:
+    """Finished records by seed, and the statistic of each seed that has all arms it compares.
+
+    Raises:
+        RecordError: as :func:`judge` says.
+    """
+    by_seed: dict[int, list[Record]] = {}
+    for record in records:
+        if record.status == "done":
+            by_seed.setdefault(record.seed, []).append(record)
+    values: dict[int, float] = {}
+    for seed, rows in sorted(by_seed.items()):
+        try:
+            values[seed] = _measured(claim, seed, rows, statistic)
+        except MissingArm:
+            continue
+    return by_seed, values
+
+
 def judge(claim: Claim, records: Sequence[Record], statistic: Statistic) -> Verdict:
     """Judge a claim by its statistic over the seeds of ``records``.
 
@@ -95,16 +116,7 @@ def judge(claim: Claim, records: Sequence[Record], statistic: Statistic) -> Verd
     """
     if claim.not_tested:
         return Verdict(claim, NOT_TESTED, reason=claim.not_tested)
-    by_seed: dict[int, list[Record]] = {}
-    for record in records:
-        if record.status == "done":
-            by_seed.setdefault(record.seed, []).append(record)
-    values: dict[int, float] = {}
-    for seed, rows in sorted(by_seed.items()):
-        try:
-            values[seed] = _measured(claim, seed, rows, statistic)
-        except MissingArm:
-            continue
+    by_seed, values = measured(claim, records, statistic)
     if not values:
         return Verdict(claim, NOT_TESTED, reason="no recorded run has the arms this claim compares")
     changed = any(

@@ -9,7 +9,7 @@ from survey_lib.cards.card import Claim, read_card
 from survey_lib.evidence import attest
 from survey_lib.evidence.reading import study
 from survey_lib.evidence.records import Record, RecordError
-from survey_lib.evidence.verdicts import Verdict, judge
+from survey_lib.evidence.verdicts import Verdict, judge, measured
 from survey_lib.experiments import runner
 from survey_lib.experiments.runner import RunError
 
@@ -54,6 +54,25 @@ def verdicts(slug: str, records: Sequence[Record] | None = None) -> list[Verdict
             raise RecordError(f"{where}{why}") from why
 
     return [verdict(*pair) for pair in claims_and_statistics(slug)]
+
+
+def instead(slug: str) -> dict[str, dict[str, dict[int, float]]]:
+    """Claim id → other ways to measure it, in words → value by replicate, from the study.
+
+    Raises:
+        RunError: another way is given for a statistic that no claim names.
+        RecordError: a record is damaged.
+    """
+    ways = runner.experiment(slug).instead
+    pairs = [(c, ways.get(c.statistic, {})) for c, _ in claims_and_statistics(slug)]
+    if strange := ways.keys() - {c.statistic for c, _ in pairs}:
+        raise RunError(f"{slug}: no claim rests on {', '.join(sorted(strange))}; see INSTEAD")
+    found = {
+        c.id: {words: measured(c, study(slug, c.profile), way)[1] for words, way in of.items()}
+        for c, of in pairs
+        if of and not c.not_tested
+    }
+    return {claim: {w: v for w, v in of.items() if v} for claim, of in found.items()}
 
 
 CURRENT, ATTESTED, UNATTESTED = "current", "attested", "unattested"

@@ -41,7 +41,7 @@ from survey_lib.evidence.records import (
     to_line,
     write_records,
 )
-from survey_lib.experiments import EXPERIMENTS
+from survey_lib.experiments import BESIDE, EXPERIMENTS
 from survey_lib.experiments.context import artefacts, cell_key, measure, needed, plain
 
 ALL_PROFILES = (*PROFILES, "tune")
@@ -69,6 +69,11 @@ class Experiment:
     def statistics(self) -> dict[str, Callable]:
         """Name → function of one seed's records."""
         return self.study.STATISTICS
+
+    @property
+    def instead(self) -> dict[str, dict[str, Callable]]:
+        """Name of a statistic → other ways to measure the same, in words → a function like it."""
+        return getattr(self.study, "INSTEAD", {})
 
     @property
     def inexact(self) -> tuple[str, ...]:
@@ -101,9 +106,10 @@ def _frozen(value: Any) -> Any:
 
 def experiment(slug: str) -> Experiment:
     """The experiment of a chapter; raises RunError naming the slugs there are."""
-    if slug not in EXPERIMENTS:
+    known = EXPERIMENTS | BESIDE
+    if slug not in known:
         raise RunError(f"no experiment {slug!r}; there are: {', '.join(EXPERIMENTS)}")
-    name = EXPERIMENTS[slug]
+    name = known[slug]
     cells, asked = (importlib.import_module(f"{name}.{part}") for part in ("cells", "study"))
     return Experiment(slug, cells, asked)
 
@@ -257,8 +263,8 @@ def run(
     cells = dict.fromkeys(this.grid(profile))
     found = {cell: old.get(cell) or store.load(cell) for cell in cells}
     todo = [cell for cell in cells if found[cell] is None]
-    with _bar(len(cells), f"{slug} {profile}", progress) as bar:
-        bar.update(len(cells) - len(todo))
+    with bar(len(cells), f"{slug} {profile}", progress) as shown:
+        shown.update(len(cells) - len(todo))
 
         def keep(cell: Any, result: Result) -> None:
             if cell not in found:  # run because another needs it
@@ -266,7 +272,7 @@ def run(
                     store.save(cell, *result)
             elif found[cell] is None:
                 found[cell] = store.save(cell, *result)
-                bar.update()
+                shown.update()
 
         execute(slug, todo, keep, jobs=jobs, make_pool=make_pool)
     return [record for record in found.values() if record is not None]
@@ -446,7 +452,8 @@ class _Store:
         return record
 
 
-def _bar(total: int, label: str, show: bool) -> Any:
+def bar(total: int, label: str, show: bool) -> Any:
+    """The one progress bar of a run, on standard error."""
     from tqdm import tqdm
 
     return tqdm(total=total, desc=label, unit="cell", disable=not show, dynamic_ncols=True)

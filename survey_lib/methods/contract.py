@@ -111,6 +111,9 @@ class Entry:
 # One line for each; a paper's entry has its slug. Papers first, then the opponents by kind.
 METHODS: dict[str, Entry] = {
     "to_prune_or_not": Entry("gradual magnitude", "weights", "budget", "to_prune_or_not"),
+    "parameterized_structured": Entry(
+        "PSP", "weights", "outcome", "parameterized_structured.method", knob="decay"
+    ),
     "loss_modelling": Entry("loss modelling", "weights", "budget", "loss_modelling"),
     "thinet": Entry("ThiNet", "channels", "budget", "thinet.method"),
     "group_fisher": Entry("Group Fisher", "channels", "budget", "group_fisher.method"),
@@ -124,7 +127,25 @@ METHODS: dict[str, Entry] = {
     "soft_movement": Entry(
         "soft movement", "channels", "outcome", "what_matters_llm.soft", knob="lambda_mvp"
     ),
+    "adaptive_activation": Entry(
+        "adaptive activation", "channels", "outcome", "adaptive_activation.method", knob="target"
+    ),
+    "role_of_structured": Entry(
+        "SeReNe", "weights", "outcome", "role_of_structured.method", "serene", knob="twt"
+    ),
+    "lobster": Entry(
+        "LOBSTER", "weights", "outcome", "role_of_structured.method", "lobster", knob="twt"
+    ),
+    "shrink": Entry(
+        "decay and threshold",
+        "weights",
+        "outcome",
+        "role_of_structured.method",
+        "decay",
+        knob="twt",
+    ),
     "llm_int8": Entry("LLM.int8()", "bits", "outcome", "llm_int8.method", knob="alpha"),
+    "pruning_adapters": Entry("SPLoRA", "adapters", "budget", "pruning_adapters.method"),
     "magnitude": Entry("magnitude, at once", "weights", "budget", "baselines", "magnitude"),
     "random_weights": Entry("random weights", "weights", "budget", "baselines", "random"),
     "random": Entry("random", "channels", "budget", "channel_baselines", "random"),
@@ -137,6 +158,9 @@ METHODS: dict[str, Entry] = {
         "gradual random", "channels", "budget", "what_matters_llm.method", "random"
     ),
     "gradual_l2": Entry("gradual ℓ2", "channels", "budget", "what_matters_llm.method", "magnitude"),
+    "adaptive_budget": Entry(
+        "adaptive, to a budget", "channels", "budget", "adaptive_activation.budgeted"
+    ),
     "weight_sum": Entry("weight sum", "channels", "budget", "thinet.variants", "weight_sum"),
     "apoz": Entry("zeros (APoZ)", "channels", "budget", "thinet.variants", "apoz"),
     "forward": Entry("forward selection", "channels", "budget", "thinet.variants", "forward"),

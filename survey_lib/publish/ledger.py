@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from survey_lib.cards.card import Card, disputes, read_card, slugs
 from survey_lib.evidence.verdicts import Verdict
+from survey_lib.publish.counterparts import counterparts
 from survey_lib.publish.disputes import Judged, pairs_table, told
 from survey_lib.show.claims import (
     by_kind,
@@ -48,12 +49,13 @@ def ledger_page(judged: Judged, states: Mapping[str, "State"]) -> str:
             "## Disputed\n\nTwo papers, two opposite sentences. Each pair stands side by side, "
             f"with what came out here.\n\n{disputed}",
         )
+        sections.insert(1, counterparts(judged))
     return (
         "# The claims ledger\n\n"
         "Which of the papers' claims hold here? Each line is one claim. Its rule was fixed in the "
         "card before anything was run, and the word follows from the interval alone. "
         "[How to read a verdict](how_to_read.md) explains the words.\n\n"
-        f"**{tally(every, 'the papers')}.**\n\n" + "\n\n".join(sections) + "\n"
+        f"**{tally(every, 'the papers')}.**\n\n" + "\n\n".join(filter(None, sections)) + "\n"
     )
 
 

@@ -99,6 +99,13 @@ def page_verdicts() -> dict[str, Verdict]:
     return CONTEXT.verdicts
 
 
+def page_instead() -> dict[str, dict[str, dict[int, float]]]:
+    """Claim id → other ways to measure it, in words → value by replicate, of the open page."""
+    from survey_lib.experiments.judging import instead  # late, as above
+
+    return instead(current_slug())
+
+
 def page_state() -> "State":
     """How the committed study of the open page stands to today's code.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from survey_lib.cards.card import disputes, read_card, slugs
 from survey_lib.evidence.verdicts import MINIMUM_SEEDS, SIGNS, Verdict
 from survey_lib.show import page
+from survey_lib.show.breaking import breaking
 from survey_lib.show.claims import (
     by_kind,
     claim_row,
@@ -50,6 +51,7 @@ def verdict_table(
     state: "State | None" = None,
     replicates: Mapping[str, str] | None = None,
     over: str = "seeds",
+    instead: Mapping[str, Mapping[str, Mapping[int, float]]] | None = None,
 ) -> Html:
     """The table of verdicts, one row per claim with the id ``verdict-<claim id>``.
 
@@ -62,10 +64,14 @@ def verdict_table(
             the page's too.
         replicates: claim id → what its replicates are, a plural in -s, where they are no seeds.
         over: what intervals are over, for the caption.
+        instead: claim id → other ways to measure it, in words → value by replicate; by default
+            those of the open page's study when the verdicts are the page's too.
     """
     slug, called = page.CONTEXT.slug, replicates or {}
     if verdicts is None:
         verdicts, state = list(page.page_verdicts().values()), state or page.page_state()
+        instead = page.page_instead() if instead is None else instead
+    others = instead or {}
     shown = by_kind(page.remember(verdicts))
     caption = (
         "Each claim, the rule fixed before the run, and what came out. Intervals are 95 % "
@@ -73,8 +79,11 @@ def verdict_table(
     )
     if state is not None:
         caption += f" {state_words(state)}"
-    lines = [_row(v, slug, called.get(v.claim.id, "seeds")) for v in safe(shown)]
-    table = claims_table(lines, caption)
+    lines = []
+    for v in safe(shown):
+        runs = called.get(v.claim.id, "seeds")
+        lines += [_row(v, slug, runs), breaking(v, runs, others.get(v.claim.id))]
+    table = claims_table(filter(None, lines), caption)
     after = records_link(slug) if slug else ""
     if slug in slugs():
         after = withdrawn_list(read_card(slug).withdrawn) + after

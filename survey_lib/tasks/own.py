@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from survey_lib.tasks.data import DataError, Splits
+from survey_lib.tasks.cifar import cifar10
+from survey_lib.tasks.data import DataError, Splits, image_folder
 from survey_lib.tasks.models import MODELS, build_model
 from survey_lib.tasks.states import fill
 from survey_lib.tasks.task import Task, Training
@@ -44,9 +45,9 @@ def constructor(spec: str, *, channels: int, size: int, classes: int) -> Constru
 
     Args:
         spec: ``torchvision:NAME`` (a classification net of torchvision, untrained),
-            ``PATH.py:FUNCTION`` (called without arguments, or with ``num_classes`` if it takes
-            that; the file may import what lies beside it), or a model of the survey, e.g.
-            ``resnet_small``.
+            ``timm:NAME`` (one of timm, where that is installed, untrained), ``PATH.py:FUNCTION``
+            (called without arguments, or with ``num_classes`` if it takes that; the file may
+            import what lies beside it), or a model of the survey, e.g. ``resnet_small``.
         channels: of the images.
         size: of the images, in pixels.
         classes: number of classes.
@@ -55,6 +56,8 @@ def constructor(spec: str, *, channels: int, size: int, classes: int) -> Constru
         ValueError: no such net, or the file or function is missing or fails.
     """
     kind, _, name = spec.rpartition(":")
+    if kind == "timm":
+        return _of_timm(name, channels, classes)
     if kind == "torchvision":
         from torchvision import models
 
@@ -74,9 +77,23 @@ def constructor(spec: str, *, channels: int, size: int, classes: int) -> Constru
             spec, generator=torch.Generator().manual_seed(torch.initial_seed() % 2**62), **shape
         )
     raise ValueError(
-        f"no model {spec!r}; write torchvision:NAME, PATH.py:FUNCTION, or one of "
+        f"no model {spec!r}; write torchvision:NAME, timm:NAME, PATH.py:FUNCTION, or one of "
         f"{', '.join(MODELS)}"
     )
+
+
+def _of_timm(name: str, channels: int, classes: int) -> Constructor:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        raise ValueError(f"timm:{name} needs timm; pip install timm") from None
+    if not timm.is_model(name):
+        near = timm.list_models(f"{name[:4]}*")[:8]
+        raise ValueError(
+            f"timm has no net {name!r}" + (f"; near it: {', '.join(near)}" if near else "")
+        )
+    shape = {"num_classes": classes, "in_chans": channels}
+    return lambda: timm.create_model(name, pretrained=False, **shape)
 
 
 AUXILIARY = ("googlenet", "inception_v3")  # nets whose extra heads only train
@@ -186,6 +203,40 @@ def _said(why: BaseException, path: Path) -> str:
     ]
     text = " ".join(str(why).split())
     return f"{type(why).__name__}: {text}{lines[-1] if lines else ''}"
+
+
+def own_splits(data: str, *, size: int) -> Splits:
+    """The images that ``imagefolder:PATH`` or ``cifar10`` names.
+
+    Args:
+        data: as said; CIFAR-10 keeps its 32 pixels.
+        size: images of a folder are resized to so many pixels.
+
+    Raises:
+        ValueError: another kind of data.
+        DataError: images are missing or damaged.
+    """
+    kind, _, path = data.partition(":")
+    if data == "cifar10":
+        return cifar10()
+    if kind != "imagefolder" or not path:
+        raise ValueError(f"cannot use data {data!r}; give imagefolder:PATH or cifar10")
+    return image_folder(path, size=size)
+
+
+def fingerprint(spec: str, data: str, weights: Path | None = None) -> str:
+    """Sixteen hexadecimal digits that change with the images, the net's file or its weights."""
+    found = hashlib.sha256(f"{spec} {data}".encode())
+    kind = spec.rpartition(":")[0]
+    read = [Path(kind).expanduser()] if kind.endswith(".py") else []
+    for path in [*read, *([weights] if weights else [])]:
+        found.update(path.read_bytes())
+    if data.startswith("imagefolder:"):
+        root = Path(data.partition(":")[2]).expanduser()
+        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+            about = path.stat()
+            found.update(f"{path.relative_to(root)} {about.st_size} {about.st_mtime_ns}".encode())
+    return found.hexdigest()[:16]
 
 
 def own_task(spec: str, data: Splits, training: Training) -> OwnTask:

@@ -193,6 +193,11 @@ def test_the_bibliography_knows_what_the_methods_cite():
         ({"claims": claim(title="")}, "'title' must have 1 to 40 characters, not 0"),
         ({"claims": claim(title="x" * 41)}, "'title' must have 1 to 40 characters, not 41"),
         ({"claims": claim(kind="theirs")}, "'kind' must be one of paper, ours, arithmetic"),
+        ({"claims": claim(theirs=0.3)}, "fields 'theirs' and 'apart' go together"),
+        ({"claims": claim(apart="Smaller.")}, "fields 'theirs' and 'apart' go together"),
+        ({"claims": claim(theirs="0.3", apart="x")}, "'theirs' must be a number or \\[low, high"),
+        ({"claims": claim(theirs=[0.3, 0.1], apart="x")}, "'theirs' must be a number or"),
+        ({"claims": claim(theirs=[0.3], apart="x")}, "'theirs' must be a number or"),
         ({"withdrawn": "none"}, "field 'withdrawn' must be a list"),
         ({"withdrawn": [{"id": "w"}]}, "withdrawn\\[0\\]: field 'title' is missing"),
         ({"withdrawn": [WITHDRAWN | {"verdict": "green"}]}, "'verdict' must be one of reproduced"),
@@ -284,7 +289,8 @@ def test_a_claims_hash_covers_its_rule_and_not_its_name():
             (not value) if isinstance(value, bool) else ("x",) if isinstance(value, tuple) else "x"
         )
         changed = replace(base, **{field.name: other}).hash != base.hash
-        assert changed == (field.name not in ("title", "kind")), field.name
+        beside = ("title", "kind", "theirs", "apart")
+        assert changed == (field.name not in beside), field.name
 
 
 def test_hashes_are_those_that_records_hold():

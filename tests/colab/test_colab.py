@@ -18,7 +18,7 @@ from tests.colab import environment
 
 pytestmark = pytest.mark.colab
 
-CHAPTERS = sorted(path.stem for path in (layout.root() / "notebooks").glob("*.ipynb"))
+CHAPTERS = sorted(layout.slugs())
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SMALL = """\
 import altair as alt
@@ -131,7 +131,7 @@ def test_installing_it_changes_no_package_that_is_there(colab):
     _, before, after, changes = colab
     assert changes == []
     assert {n: after.get(n) for n, v in before.items() if after.get(n) != v} == {}
-    assert set(after) - set(before) == {"compression-survey"}
+    assert set(after) - set(before) == set(environment.ADDED)
 
 
 def run_chapter(python, slug, work):

@@ -89,3 +89,15 @@ def test_every_cell_of_the_study_has_a_rate_that_was_chosen(asked):
     """An experiment that trains nothing has no rates."""
     rates = set(asked.study.RATES.values())
     assert {getattr(c, "lr", 0.0) for c in asked.grid("study")} <= rates | {0.0}
+
+
+def test_other_ways_to_measure_are_of_claims_and_differ_from_them(asked):
+    if not study(asked.slug):
+        pytest.skip("no study yet")
+    judged = {v.claim.id: v for v in judging.verdicts(asked.slug)}
+    for claim, ways in judging.instead(asked.slug).items():
+        for words, values in ways.items():
+            assert values.keys() <= judged[claim].values.keys(), (claim, words)
+            assert len(values) >= 3, (claim, words)
+            assert values != judged[claim].values, f"{claim}: {words} measures the same"
+    assert len(judging.instead(asked.slug)) == len(asked.instead), "one was lost"

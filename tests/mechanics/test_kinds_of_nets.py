@@ -459,6 +459,9 @@ LAYERS = {
     "einsum as a layer's twin": free(
         lambda: maps(lambda m, y: torch.einsum("nchw,c->nchw", y, m.s), s=nn.Parameter(normal(8))),
         IMAGES),
+    "strides that differ by axis": free(
+        lambda: maps(lambda m, y: F.conv2d(y, m.w, None, (1, 2), (2, 0), (2, 1)),
+                     w=nn.Parameter(normal(8, 8, 3, 2))), IMAGES),
     "pixel norm": whole(through(PixelNorm), IMAGES, "mean"),
     "layer norm on maps": whole(through(lambda: LayerNorm2d(8)), IMAGES, "layer_norm|LayerNorm"),
     "global response norm": whole(through(GRN), IMAGES, "mean"),

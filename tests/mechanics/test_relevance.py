@@ -8,15 +8,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from survey_lib.mechanics.relevance import table
-from survey_lib.mechanics.relevance.engine import Explanation, Passed, relevance, true_class
+from survey_lib.mechanics.relevance.engine import Explanation, Passed, relevance, totals, true_class
 from survey_lib.mechanics.relevance.rules import AlphaBeta, Box, Epsilon, Flat, Rules
-from survey_lib.mechanics.relevance.tape import RelevanceError
+from survey_lib.mechanics.relevance.tape import RelevanceError, record
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.models import build_model
 from tests.mechanics.relevance_nets import VARIANTS, ids, lively, no_bias, project_net
 from tests.oracles import relevance as twin
 
 EXACT = Rules(sums=Epsilon(1e-14), pools=Epsilon(1e-14))
+EXACT_LINEAR = Rules(linear=Epsilon(1e-14), first=Epsilon(1e-14))
 
 
 # ---- hand cases
@@ -47,6 +48,52 @@ def test_alpha_two_beta_one_by_hand():
     found = relevance(net, torch.ones(1, 3).double(), torch.full((1, 1), 4.0).double(),
                       Rules(linear=AlphaBeta(2, 1)))  # fmt: skip
     assert found.input.tolist() == [[6.0, 2.0, -4.0]]
+
+
+def test_alpha_two_beta_one_with_negative_inputs_by_hand():
+    """The same contributions, 3, 1 and −2, made by a negative input each way."""
+    net = nn.Linear(3, 1, bias=False).double()
+    net.weight.data = torch.tensor([[-3.0, 1.0, 2.0]]).double()
+    x = torch.tensor([[-1.0, 1.0, -1.0]]).double()
+    rules = Rules(linear=AlphaBeta(2, 1))
+    found = relevance(net, x, torch.full((1, 1), 4.0).double(), rules)
+    assert found.input.tolist() == [[6.0, 2.0, -4.0]]
+
+
+def test_a_negative_addend_takes_its_part_of_what_is_negative():
+    """3 + (−1), R = 4, α = 2, β = 1: the sum's positive part gets 8, its negative one −4."""
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return x[:, :1] + x[:, 1:]
+
+    x = torch.tensor([[3.0, -1.0]]).double()
+    rules = Rules(sums=AlphaBeta(2, 1))
+    found = relevance(Net(), x, torch.full((1, 1), 4.0).double(), rules)
+    assert found.input.tolist() == [[8.0, -4.0]]
+
+
+def test_a_layer_called_twice_has_the_relevance_of_both_calls():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.again = nn.Linear(3, 3, bias=False)
+
+        def forward(self, x):
+            return self.again(F.relu(self.again(x)))
+
+    net = Net().double().requires_grad_(False)
+    net.again.weight.data = torch.tensor([[1.0, 2, 1], [1, 1, 3], [2, 1, 1]]).double()
+    x, start = torch.tensor([[1.0, 2, 1]]).double(), torch.tensor([[1.0, 2, 4]]).double()
+    between = twin.through(twin.epsilon, net.again, F.relu(net.again(x)), start, eps=1e-14)
+    found = relevance(net, x, start, EXACT_LINEAR)
+    torch.testing.assert_close(found.maps["again"], start + between)
+
+
+def test_sums_are_kept_in_float64_whatever_the_net_computes_in():
+    r = torch.full((1, 3, 1000, 1000), 0.1)
+    assert totals(r).dtype == torch.float64
+    assert float(totals(r)) == pytest.approx(3e6 * float(r[0, 0, 0, 0]), rel=1e-12)
 
 
 def test_flat_gives_every_input_the_same():
@@ -352,6 +399,22 @@ def test_a_batch_norm_behind_a_transposed_convolution_is_folded_into_it():
     start = true_class(torch.tensor([0, 1, 1, 0]))
     folded = relevance(nn.Sequential(by_hand, *tail).eval(), x, start).input
     torch.testing.assert_close(relevance(net, x, start).input, folded)
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_a_batch_norm_behind_a_linear_layer_is_folded_where_both_mean_the_same_axis(rows):
+    """Of (N, C) it scales the layer's units; of (N, T, C) it scales places, no part of it."""
+    torch.manual_seed(1)
+    norm, linear = nn.BatchNorm1d(3), nn.Linear(4, 3)
+    norm.running_mean.uniform_()
+    norm.running_var.uniform_(0.5, 2)
+    nn.init.uniform_(norm.weight, 0.5, 1)
+    net = nn.Sequential(linear, norm, nn.ReLU()).double().eval().requires_grad_(False)
+    x = torch.rand(2, 4, generator=seeded(3)).double()
+    if not rows:
+        x = torch.rand(2, 3, 4, generator=seeded(3)).double()
+    tape = record(net, x)
+    assert [bool(layer.norm) for layer in tape.layers if layer.name == "linear"] == [rows]
 
 
 def test_a_sum_by_keyword_is_refused_in_a_sentence():

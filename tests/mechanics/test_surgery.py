@@ -201,6 +201,16 @@ def test_folding_equals_silencing_the_producers(make, recipe):
     assert (folded(x) - plain(x)).abs().max() > 1e-3  # the constant is not nothing
 
 
+def test_two_examples_are_enough_to_fold_and_one_is_not():
+    model = randomised(Unpadded())
+    x, recipe = example(model), {"a": [1, 4]}
+    graph = trace_groups(model, x)
+    folded = apply_recipe(model, graph, recipe, fold=x[:2])
+    assert (folded(x) - silenced_output(model, graph, recipe, x)).abs().max() < EXACT
+    with pytest.raises(RecipeError, match="at least two examples"):
+        apply_recipe(model, graph, recipe, fold=x[:1])
+
+
 def test_folding_into_a_padded_convolution_is_refused():
     model = randomised(TOYS["residual"]())
     x = example(model)

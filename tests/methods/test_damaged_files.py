@@ -123,3 +123,13 @@ def test_weights_that_are_not_those_are_a_sentence(spoil, folder):
             load_pruned(folder)
     finally:
         path.write_bytes(good)
+
+
+def test_the_largest_numbers_that_a_report_may_hold_are_read(tmp_path):
+    largest = REPORT | {"channels": 4, "size": 4096}
+    (tmp_path / "report.json").write_text(json.dumps(largest))
+    assert read_report(tmp_path) == largest
+    for field in ("channels", "size"):
+        (tmp_path / "report.json").write_text(json.dumps(largest | {field: largest[field] + 1}))
+        with pytest.raises(StorageError, match=field):
+            read_report(tmp_path)

@@ -164,7 +164,8 @@ def own_names():
 
 
 def test_nothing_in_a_card_runs_on_any_page(site):
-    pages = sorted(site.rglob("*.html"))
+    # the page that only leads to another is looked at where it leads
+    pages = [p for p in sorted(site.rglob("*.html")) if 'http-equiv="refresh"' not in p.read_text()]
     names = {p.relative_to(site).as_posix() for p in pages}
     assert {"book/ledger.html", "book/papers/gamma.html", "notebooks/alpha.html"} <= names
     found = {}

@@ -113,6 +113,7 @@ def test_nothing_is_cut(name, width, site, browser):
         assert page.evaluate(DRAWINGS) == []
         assert page.evaluate(TABLES) == []
         assert page.evaluate(LINES) == []
+        page.wait_for_timeout(700)  # what opened has been drawn, once
         assert page.evaluate(CHANGES) <= 20, "the layout changes back and forth"
 
 

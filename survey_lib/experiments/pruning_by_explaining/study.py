@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from survey_lib.evidence.protocol import Role, Rows, mean, statistics, tune_grid
+from survey_lib.evidence.protocol import Role, Rows, instead, mean, statistics, tune_grid
 from survey_lib.experiments.pruning_by_explaining.cells import TOY_WIDTH, Cell
 from survey_lib.tasks.toys import NAMES
 
@@ -238,3 +238,23 @@ STATISTICS = statistics(
     over_weight_new, repaired, lrp_loss_at_five, taylor_loss_at_hundred, taylor_each_loss_at_five,
     weight_over_lrp_noisy, spread_after_tuning, free=(),
 )  # fmt: skip
+INSTEAD = instead(
+    Cell,
+    {
+        "over_taylor": {"statistics from the few images": over_taylor_few},
+        "over_gradient": {"statistics from the few images": over_gradient_few},
+        "over_weight": {"statistics from the few images": over_weight_few},
+        "over_taylor_few": {"statistics not re-estimated": over_taylor},
+        "over_gradient_few": {"statistics not re-estimated": over_gradient},
+        "over_weight_few": {"statistics not re-estimated": over_weight},
+        "over_taylor_each_few": {
+            "statistics not re-estimated": lambda r: over(r, "taylor_each"),
+        },
+        "over_fisher_few": {"statistics not re-estimated": lambda r: over(r, "fisher")},
+        "over_weight_new": {
+            "statistics not re-estimated": lambda r: over(r, "weight", "new", where=FROM_FIFTH),
+        },
+    },
+    free=(),
+)
+"""Other ways to measure what a claim asks, which a reader may put in its place."""

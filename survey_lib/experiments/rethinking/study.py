@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from survey_lib.evidence.protocol import Role, Rows, mean, statistics, tune_grid
+from survey_lib.evidence.protocol import Role, Rows, instead, mean, statistics, tune_grid
 from survey_lib.experiments.rethinking.cells import FOUND, MACS, PREDEFINED, WEIGHTS, Cell
 
 SEEDS, DESIGNED, FEW = 8, 12, 5
@@ -329,3 +329,31 @@ STATISTICS = statistics(
     scratch_b_over_slimmed, scratch_b_over_structures, scratch_b_over_falling,
     falling_over_constant, guided_over_uniform, corrected_over_fresh, worst_budget, free=FREE,
 )  # fmt: skip
+INSTEAD = instead(
+    Cell,
+    {
+        "scratch_b_over_tuned": {
+            "tuned at a falling rate": scratch_b_over_falling,
+            "Scratch-E in its place": lambda r: mean(
+                anew(r, "predefined", k, "e") - after(r, "l1", k, "constant") for k in MACS
+            ),
+        },
+        "scratch_b_over_falling": {
+            "tuned at a constant rate": scratch_b_over_tuned,
+            "Scratch-E in its place": lambda r: mean(
+                anew(r, "predefined", k, "e") - after(r, "l1", k, "falling") for k in MACS
+            ),
+        },
+        "scratch_b_over_thinet": {
+            "tuned at a constant rate": lambda r: b_over(r, "thinet", "constant"),
+        },
+        "scratch_b_over_slimmed": {
+            "tuned at a falling rate": lambda r: b_over(r, "slimming", "falling"),
+        },
+        "scratch_b_over_structures": {
+            "tuned at a falling rate": lambda r: b_over(r, "structures", "falling"),
+        },
+    },
+    free=FREE,
+)
+"""Other ways to measure what a claim asks, which a reader may put in its place."""

@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from survey_lib.evidence.protocol import MissingArm, Role, Rows, mean, statistics, tune_grid
+from survey_lib.evidence.protocol import (
+    MissingArm,
+    Role,
+    Rows,
+    instead,
+    mean,
+    statistics,
+    tune_grid,
+)
 from survey_lib.experiments.thinet.cells import Cell
 from survey_lib.experiments.thinet.layers import SCHEMES, explored_layers
 
@@ -286,3 +294,27 @@ STATISTICS = statistics(
     over_random_after_tuning, greedy_worst, averaging_head_cost, averaging_head_against_its_own,
     averaging_head_parameters, tuned_over_scratch, free=("lr", "dense_lr"),
 )  # fmt: skip
+INSTEAD = instead(
+    Cell,
+    {
+        "choice_alone": {
+            "both repaired": choice_with_scalars,
+            "half kept, after tuning": choice_after_tuning,
+        },
+        "choice_with_scalars": {"none repaired": choice_alone},
+        "choice_with_norm": {
+            "statistics not re-estimated": lambda r: _over(
+                r, "weight_sum", (False, True), net="norm"
+            ),
+        },
+        "over_random": {
+            "none repaired": lambda r: _over(r, "random", (False,)),
+            "three tenths kept, after tuning": over_random_after_tuning,
+        },
+        "rescaling_gain_with_norm": {
+            "statistics not re-estimated": lambda r: _scalars(r, "norm", "test"),
+        },
+    },
+    free=("lr", "dense_lr"),
+)
+"""Other ways to measure what a claim asks, which a reader may put in its place."""

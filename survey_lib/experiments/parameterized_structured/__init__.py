@@ -1,0 +1,1 @@
+"""Experiment of the chapter on parameterized structured pruning."""

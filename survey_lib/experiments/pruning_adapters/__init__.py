@@ -1,0 +1,1 @@
+"""Structured pruning adapters: what is measured (cells) and what is asked (study)."""

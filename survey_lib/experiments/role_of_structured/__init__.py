@@ -1,0 +1,1 @@
+"""The role of structured pruning: what is measured (cells) and what is asked (study)."""
