@@ -134,7 +134,7 @@ def small(monkeypatch, tmp_path):
     few = replace(task.data, val=task.data.val.__class__(task.val.x[:8], task.val.y[:8]),
                   test=task.data.test.__class__(task.test.x[:8], task.test.y[:8]))  # fmt: skip
     task = replace(task, data=few).with_training(epochs=2)
-    monkeypatch.setattr(cells, "own_task", lambda: task)
+    monkeypatch.setattr(cells, "own_task", lambda _: task)
     return task
 
 

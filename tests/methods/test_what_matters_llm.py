@@ -15,6 +15,7 @@ from survey_lib.methods.what_matters_llm import method, soft
 from survey_lib.methods.what_matters_llm.choice import Plan, share_of_neurons
 from survey_lib.methods.what_matters_llm.measures import (
     Moments,
+    likeness,
     neurons,
     redundancy,
     redundant,
@@ -242,7 +243,15 @@ def test_likeness_by_hand(columns, unique, like):
     h = torch.tensor(columns, dtype=torch.float64).T
     sim = similarity(h.T @ h)
     assert uniqueness([sim]) == unique
+    assert likeness([sim]) == like
     assert redundancy(sim, torch.tensor([True, True]), 1.0).tolist() == [like / 2] * 2
+
+
+def test_likeness_is_a_mean_over_pairs_then_over_layers_that_have_any():
+    three = torch.tensor([[1.0, 0.5, -0.2], [0.5, 1.0, 0.1], [-0.2, 0.1, 1.0]])
+    assert likeness([three]) == pytest.approx(0.8 / 3)
+    assert likeness([three, torch.eye(4), torch.ones(1, 1)]) == pytest.approx(0.4 / 3)
+    assert likeness([torch.ones(1, 1)]) == 0.0
 
 
 def test_of_five_copies_one_counts_as_unique():

@@ -180,3 +180,14 @@ def uniqueness(sims: Mapping[str, Tensor] | Sequence[Tensor], alike: float = ALI
     """One minus the share of redundant neurons, all layers together."""
     found = list(sims.values()) if isinstance(sims, Mapping) else list(sims)
     return 1 - sum(int(redundant(s, alike).sum()) for s in found) / sum(len(s) for s in found)
+
+
+def likeness(sims: Mapping[str, Tensor] | Sequence[Tensor]) -> float:
+    """Mean |sim_ij| over the pairs of each layer, then over layers with two neurons or more."""
+    found = list(sims.values()) if isinstance(sims, Mapping) else list(sims)
+    parts = [
+        (s.abs().sum() - s.diagonal().abs().sum()) / (len(s) * (len(s) - 1))
+        for s in found
+        if len(s) > 1
+    ]
+    return float(sum(parts) / len(parts)) if parts else 0.0

@@ -76,8 +76,9 @@ class Config:
     """``global`` (one ranking) or ``local`` (the same share of each layer)."""
     lambda_mvp: float = 2.0
     """Weight of the penalty on scores, of movement as well."""
-    lambda_gum: float = 1.0
-    """How much likeness adds to it; 0 is movement. Our choice: the tables' value is not known."""
+    lambda_gum: float = 16.0
+    """How much likeness adds to it; 0 is movement. Our choice, as the tables' value is not known:
+    U differs by some 0.04 within a layer, so that one unit of λ would move nothing."""
     t_i: float = 0.1
     """Share of the steps before anything goes …"""
     t_f: float = 0.3

@@ -136,7 +136,7 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         "survivors",
         controls=[
             Control("keep", "Neurons left", study.LEFT, 0.5, format=lambda v: f"{100 * v:g} %"),
-            Control("lambda_gum", "λ of likeness", study.LAMBDAS, 1.0, format="{:g}".format),
+            Control("lambda_gum", "λ of likeness", study.LAMBDAS, 16.0, format="{:g}".format),
         ],
         grid=grid(recorded),
         chart=chart,
