@@ -140,7 +140,7 @@ def _study() -> list[Cell]:
 def _quick() -> list[Cell]:
     """A slice of the study: half the neurons of replicate 0, and a stretch of WikiText-2."""
     return [
-        whole(0, lr=0.0), *(cell("gradual", 0, c) for c in CRITERIA),
+        whole(0, lr=0.0), *(cell("gradual", 0, c) for c in ("random", "top_v")),
         Cell("cut", 0, "random"), Cell("cut", 0, "top_v"),
         Cell("text", 0, keep=1.0), Cell("text", 0, "random", keep=COLLAPSE),
     ]  # fmt: skip
