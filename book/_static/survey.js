@@ -20,7 +20,9 @@
     var cell = row.children[column];
     if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
     var text = cell.textContent.trim();
-    return text === "–" ? null : text;
+    if (text === "–") return null;
+    var says = cell.classList.contains("num") && /^\d+(\.\d+)?$/.test(text);
+    return says ? Number(text) : text;
   }
 
   function compare(a, b) {
@@ -344,7 +346,7 @@
   function unfoldForPrint() {
     var folds = [];
     window.addEventListener("beforeprint", function () {
-      folds = Array.from(document.querySelectorAll(".survey-gist:not([open]), .survey-timings:not([open])"));
+      folds = Array.from(document.querySelectorAll(".survey-gist:not([open]), .survey-timings:not([open]), .survey-advice details:not([open])"));
       folds.forEach(function (fold) { fold.open = true; });
     });
     window.addEventListener("afterprint", function () {

@@ -236,7 +236,7 @@ class Explorer:
         """The explorer as the page holds it: controls, chart, the numbers as a table."""
         name = f"explorer-{self.name}"
         controls = "".join(_control_html(name, c, self._idle_keys(c)) for c in self.controls)
-        spec = json.dumps(self.spec(), ensure_ascii=False, allow_nan=False)
+        spec = json.dumps(self.spec(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         spec = spec.replace("<", "\\u003c")  # no text in it ends the script or opens a comment
         shown = self._shown(self.grid)
         rows = table(shown, caption=f"All recorded runs: {self.title}").html

@@ -1,6 +1,7 @@
 """Tables a reader can sort, read on a phone, and hear read aloud."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -139,10 +140,14 @@ def _cell(
         low, high = (number(float(row[end]), places) for end in bounds)
         interval = f'<span class="interval">[{low}, {high}]</span>'
     sign = f'<span class="dagger">{escape(mark)}</span>' if mark else ""
-    return (
-        f'<td class="num" data-value="{float(value)!r}">{number(float(value), places)}{sign}'
-        f"{interval}</td>"
-    )
+    words = number(float(value), places)
+    told = "" if _says(words + sign + interval, float(value)) else f' data-value="{float(value)!r}"'
+    return f'<td class="num"{told}>{words}{sign}{interval}</td>'
+
+
+def _says(words: str, value: float) -> bool:
+    """Whether the page's script reads this very value from the words."""
+    return bool(re.fullmatch(r"\d+(\.\d+)?", words)) and float(words) == value
 
 
 def _head(columns: Sequence[Any], numeric: Mapping[Any, bool], units: Mapping[Any, str]) -> str:

@@ -158,3 +158,11 @@ def test_a_table_of_the_paper_becomes_a_frame(card):
     assert df["top-1"].tolist() == [61.5, 70.6, 69.5]
     with pytest.raises(CardError, match="no reported table 'other'; there are: main, sure"):
         reported_frame(card, "other")
+
+
+def test_a_number_that_the_words_do_not_say_whole_stands_beside_them():
+    df = pd.DataFrame({"a": [0.5, 0.123456], "b": [1200.0, 3.0], "c": [-1.0, 2.0]})
+    _, *body = rows(table(df, caption="x", decimals={"a": 2}).html)
+    told = [[re.findall(r'data-value="([^"]+)"', cell) for cell in row] for row in body]
+    assert told == [[[], ["1200.0"], ["-1.0"]], [["0.123456"], [], []]]  # 1 200 and −1 are words
+    assert [words(row[0]) for row in body] == ["0.50", "0.12"]
