@@ -117,7 +117,7 @@ def test_every_setting_of_the_explorer_is_measured():
 
 
 def test_the_text_that_scores_come_from_is_not_the_text_that_is_measured():
-    read = {s * cells.APART + i for s in range(study.STRETCHES) for i in range(cells.WINDOWS)}
+    read = {(s + 1) * cells.APART + i for s in range(study.STRETCHES) for i in range(cells.WINDOWS)}
     assert read.isdisjoint(cells.CALIBRATION)
     assert len(read) == study.STRETCHES * cells.WINDOWS
 
@@ -180,6 +180,7 @@ def test_each_arm_of_the_language_model(monkeypatch, tmp_path):
     """On a tiny random Llama: what is scored on some windows is cut and read on others."""
     monkeypatch.setenv("SURVEY_CACHE", str(tmp_path))
     monkeypatch.setattr(cells, "CALIBRATION", range(6, 9))
+    monkeypatch.setattr(cells, "APART", 1)
     net, windows = llama(), torch.arange(90).view(9, 10) * 7 % 50
     monkeypatch.setattr(
         cells, "language_model", lambda: (net, windows, trace_groups(net, windows[:1]))

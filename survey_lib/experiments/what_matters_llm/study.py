@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from survey_lib.evidence.protocol import Role, Rows, mean, statistics, tune_grid
+from survey_lib.evidence.protocol import Role, Rows, instead, mean, statistics, tune_grid
 from survey_lib.experiments.what_matters_llm.cells import CALIBRATED, Cell
 
 CRITERIA = ("magnitude", "random", "top_v", "gum")
@@ -140,7 +140,7 @@ def _study() -> list[Cell]:
 def _quick() -> list[Cell]:
     """A slice of the study: half the neurons of replicate 0, and a stretch of WikiText-2."""
     return [
-        whole(0, lr=0.0), *(cell("gradual", 0, c) for c in CRITERIA),
+        whole(0, lr=0.0), *(cell("gradual", 0, c) for c in ("random", "top_v")),
         Cell("cut", 0, "random"), Cell("cut", 0, "top_v"),
         Cell("text", 0, keep=1.0), Cell("text", 0, "random", keep=COLLAPSE),
     ]  # fmt: skip
@@ -148,8 +148,7 @@ def _quick() -> list[Cell]:
 
 def _smoke() -> list[Cell]:
     """What the page draws from a fresh run, nothing tuned and without the large model."""
-    shipped = [Cell("cut", 0, c, net="shipped") for c in ("random", "magnitude")]
-    return [whole(0, lr=0.0, net="shipped"), *shipped]
+    return [whole(0, lr=0.0, net="shipped"), Cell("cut", 0, "random", net="shipped")]
 
 
 GRIDS: dict[str, Callable[[], list[Cell]]] = {
@@ -245,3 +244,45 @@ STATISTICS = statistics(
     uniqueness_gain, copies_kept_whole, sensitivity_random_over_magnitude, training_closes_the_gap,
     smollm2_random_over_sensitivity,
 )  # fmt: skip
+
+
+def _gap(rows: Rows, a: str, b: str, keep: float = 0.5, **more: Any) -> float:
+    """Nats by which ``a`` ends above ``b``."""
+    return loss(rows, a, keep, **more) - loss(rows, b, keep, **more)
+
+
+def _unlike(rows: Rows, number: str, **more: Any) -> float:
+    """GUM minus movement, half the neurons left."""
+    gum, top_v = (
+        rows.one(**({"arm": "gradual", "criterion": c} | more))[number] for c in ("gum", "top_v")
+    )
+    return gum - top_v
+
+
+INSTEAD = instead(
+    Cell,
+    {
+        "magnitude_over_random": {
+            "75 % left": lambda r: _gap(r, "magnitude", "random", 0.75),
+            "25 % left": lambda r: _gap(r, "magnitude", "random", 0.25),
+            "50 % left, distilled": lambda r: _gap(r, "magnitude", "random", alpha=ALPHA),
+        },
+        "random_over_top_v": {
+            "75 % left": lambda r: _gap(r, "random", "top_v", 0.75),
+            "25 % left": lambda r: _gap(r, "random", "top_v", 0.25),
+            "50 % left, distilled": lambda r: _gap(r, "random", "top_v", alpha=ALPHA),
+        },
+        "top_v_over_gum": {
+            "75 % left": lambda r: _gap(r, "top_v", "gum", 0.75),
+            "25 % left": lambda r: _gap(r, "top_v", "gum", 0.25),
+            "50 % left, distilled": lambda r: _gap(r, "top_v", "gum", alpha=ALPHA),
+        },
+        "uniqueness_gain": {
+            "copies planted, alike from 0.5": lambda r: _unlike(
+                r, "uniqueness_somewhat", copies=COPIES
+            ),
+            "nothing planted": lambda r: _unlike(r, "uniqueness"),
+            "nothing planted, alike from 0.5": lambda r: _unlike(r, "uniqueness_somewhat"),
+        },
+    },
+)

@@ -199,7 +199,8 @@ def compress(
                 U = {
                     k: redundancy(similarity(c), gates[k].detach() > 0, v) for k, c in C.of.items()
                 }
-                R = S.penalty(config.lambda_mvp * v / plan.v_f, U, likeness)
+                weight = v / plan.v_f if tuning else 1.0  # untrained, scores know no budget
+                R = S.penalty(config.lambda_mvp * weight, U, likeness)
                 g = {k: r + m.grad for k, r in R.items() if (m := gates[k]).grad is not None}
                 S.move(g, config.eta * pace(step, tuning))
                 for gate in gates.values():
