@@ -28,7 +28,7 @@ L1_PULLS = (4e-4, 6e-4, 1e-3)
 """λ η of the runs with an ℓ1 penalty."""
 TUNED, L1_TUNED = PULLS[2], L1_PULLS[1]
 """Those at which a rate is chosen."""
-FRESH = {"pull": 0.002, "start": "fresh", "epochs": 22.0, "frozen": 0.3}
+FRESH: dict[str, Any] = {"pull": 0.002, "start": "fresh", "epochs": 22.0, "frozen": 0.3}
 """The same from random weights, for as many steps as dense net and learning have together."""
 STACKS = ("cnn", "cnn_plain")
 STACK_PULLS, STACK_LR = (0.0015, 0.005), 0.05
@@ -127,7 +127,7 @@ def _stacks(seed: int) -> list[Cell]:
 def _densenet(seed: int) -> list[Cell]:
     """Only drawn, at the residual net's settings and rates."""
     cells = [Cell("dense", seed), longer(seed)]
-    for pull in (MILD[-1], HIGH[0]):
+    for pull in (MILD[0], HIGH[0]):
         cells += [psp(seed, pull), rival("l1_norm", seed, pull)]
     return [replace(c, net="densenet") for c in cells]
 
@@ -253,11 +253,12 @@ def from_scratch_over_l1_norm(rows: Rows) -> float:
 
 def batch_norm_blurs(rows: Rows) -> float:
     """Share of factors near ε, a stack of layers with batch norm minus without, mean of two."""
-    knobs = [{"pull": pull} for pull in STACK_PULLS]
-    with_norm, without = (
-        [run(rows, net=net, **k)["at_freeze"]["near"] for k in knobs] for net in STACKS
-    )
-    return mean(a - b for a, b in zip(with_norm, without, strict=True))
+    near = {
+        net: mean(run(rows, pull, net=net)["at_freeze"]["near"] for pull in STACK_PULLS)
+        for net in STACKS
+    }
+    with_norm, without = STACKS
+    return near[with_norm] - near[without]
 
 
 def share_near_threshold(rows: Rows) -> float:
