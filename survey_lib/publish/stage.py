@@ -16,7 +16,7 @@ import yaml
 from survey_lib import files
 from survey_lib.cards.card import read_card, slugs
 from survey_lib.evidence.verdicts import Verdict
-from survey_lib.publish import layout, overview, timings, zoo
+from survey_lib.publish import advice, layout, overview, timings, zoo
 from survey_lib.publish.disputes import Judged, told
 from survey_lib.publish.layout import PublishError
 from survey_lib.publish.ledger import ledger_page
@@ -59,6 +59,7 @@ def stage(unbuilt: Mapping[str, str] | None = None) -> Path:
         _write_notebook(notebook, folder / "notebooks" / f"{slug}.ipynb")
     _write_toc(folder, _papers(folder, judged, unbuilt))
     _timings(folder)
+    _advice(folder, judged)
     (folder / "book" / "ledger.md").write_text(ledger_page(judged, states), encoding="utf-8")
     (folder / "book" / "run.md").write_text(run_page(), encoding="utf-8")
     _extra_files(folder / "_extra" / "_static")
@@ -128,6 +129,18 @@ def _timings(folder: Path) -> None:
             if zoo.MARK in text:
                 text = zoo.fill(text, zoo.read())
             page.write_text(text, encoding="utf-8")
+
+
+def _advice(folder: Path, judged: Judged) -> None:
+    """Fill the closing page, in a book that has one; the tree itself is no page."""
+    tree = folder / "book" / advice.FILE
+    if not tree.exists():
+        return
+    for page in (folder / "book").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        if advice.MARK in text:
+            page.write_text(advice.fill(text, tree, judged), encoding="utf-8")
+    tree.unlink()
 
 
 def _write_toc(folder: Path, papers: Sequence[str] = ()) -> None:

@@ -310,7 +310,8 @@ def adaptive_svg(svg: str, prefix: str, alt: str) -> str:
             node.text = None
         if node.tag != "tspan":
             node.tail = None
-    _drop_empty(root)
+    _flatten(root)
+    colours = _name_colours(root)
     width = float(root.get("viewBox", "0 0 0 0").split()[2])
     first, _, rest = alt.strip().partition(". ")
     ids = f"{prefix}-title", f"{prefix}-desc"
@@ -323,7 +324,7 @@ def adaptive_svg(svg: str, prefix: str, alt: str) -> str:
         # here and not in the style sheet: notebooks outside the book show it at this size too
         "style": (
             f"width:100%;min-width:{width * _NARROW:.0f}px;max-width:{width * 4 / 3:.0f}px;"
-            "height:auto;background:var(--pst-color-background, #fff)"
+            f"height:auto;background:var(--pst-color-background, #fff);{colours}"
         ),
     }
     root.attrib.clear()
@@ -363,11 +364,28 @@ def _shorten(path: str) -> str:
     return re.sub(r"\s+", " ", path).strip()
 
 
-def _drop_empty(node: ElementTree.Element) -> None:
-    for child in list(node):
-        _drop_empty(child)
-        if child.tag in ("g", "defs") and len(child) == 0:
-            node.remove(child)
+def _flatten(node: ElementTree.Element) -> None:
+    """Groups that say nothing of their own go; what they hold stays in its order."""
+    kept: list[ElementTree.Element] = []
+    for child in node:
+        _flatten(child)
+        if child.tag == "g" and not child.attrib:
+            kept += child
+        elif len(child) or child.tag not in ("g", "defs"):
+            kept.append(child)
+    node[:] = kept
+
+
+def _name_colours(root: ElementTree.Element) -> str:
+    """Give each colour of the page a short name in the drawing; returns their declarations."""
+    names: dict[str, str] = {}
+    for node in root.iter():
+        if "style" in node.attrib:
+            node.set("style", re.sub(
+                r"var\([^()]*\)", lambda m: f"var({names.setdefault(m[0], f'--{len(names)}')})",
+                node.attrib["style"],
+            ))  # fmt: skip
+    return "".join(f"{short}:{colour};" for colour, short in names.items())
 
 
 def panels(

@@ -5,8 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-import torch
-from PIL import Image
 from typer.testing import CliRunner
 
 from survey_lib.cli import app
@@ -18,6 +16,7 @@ from survey_lib.experiments.own_net import compare as own
 from survey_lib.mechanics.budget import Budget
 from survey_lib.methods import own_model
 from survey_lib.show import own_page
+from tests.image_folder import red_and_blue
 
 NET = """
 from torch import nn
@@ -32,15 +31,7 @@ def build(num_classes):
 def images(tmp_path_factory):
     """Two classes that can just be told apart: red and blue noise."""
     root = tmp_path_factory.mktemp("images")
-    g = torch.Generator().manual_seed(0)
-    for part, n in (("train", 20), ("test", 10)):
-        for channel, label in ((0, "red"), (2, "blue")):
-            folder = root / part / label
-            folder.mkdir(parents=True)
-            for i in range(n):
-                pixels = torch.randint(0, 200, (8, 8, 3), generator=g, dtype=torch.uint8)
-                pixels[..., channel] += 30
-                Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    red_and_blue(root, 8, 20, 10, noise=200, tint=30)
     (root / "net.py").write_text(NET)
     return root
 

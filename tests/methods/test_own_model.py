@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -13,6 +12,7 @@ from survey_lib.mechanics.budget import Budget
 from survey_lib.methods import own_model
 from survey_lib.methods.contract import METHODS
 from survey_lib.tasks.dense import seeded
+from tests.image_folder import red_and_blue
 
 NET = """
 from torch import nn
@@ -43,15 +43,7 @@ def build(num_classes):
 def images(tmp_path_factory):
     """Two classes: red and blue noise."""
     root = tmp_path_factory.mktemp("images")
-    g = torch.Generator().manual_seed(0)
-    for part, n in (("train", 30), ("test", 12)):
-        for channel, label in ((0, "red"), (2, "blue")):
-            folder = root / part / label
-            folder.mkdir(parents=True)
-            for i in range(n):
-                pixels = torch.randint(0, 120, (12, 12, 3), generator=g, dtype=torch.uint8)
-                pixels[..., channel] += 100
-                Image.fromarray(pixels.numpy()).save(folder / f"{i}.png")
+    red_and_blue(root, 12, 30, 12, noise=120, tint=100)
     (root / "net.py").write_text(NET)
     return root
 

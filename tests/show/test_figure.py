@@ -49,6 +49,11 @@ def test_inline_svg_follows_the_theme(opened):
         "--s-magnitude",
     ):
         assert f"var({variable}, #" in inline
+    declared = dict(re.findall(r"(--\d+):(var\([^)]*\))", svg_of(shown).get("style")))
+    used = set(re.findall(r"var\((--\d+)\)", inline))
+    assert used == set(declared), "a short name without its colour, or the other way round"
+    assert len(set(declared.values())) == len(declared)
+    assert "<g>" not in inline, "a group that groups nothing"
     assert "<style" not in inline, "a style element in an inline SVG styles the whole page"
     assert "DejaVu" not in inline
     assert ">accuracy &lt;share&gt;</text>" in inline
