@@ -300,14 +300,30 @@ def train(
 @app.command()
 def prune(
     model: Annotated[
-        str, typer.Option(help="torchvision:NAME, PATH.py:FUNCTION, or a model of the survey")
+        str,
+        typer.Option(
+            help="torchvision:NAME, PATH.py:FUNCTION, a model of the survey, or hf:PATH or hf:NAME "
+            "of a language model"
+        ),
     ],
-    data: Annotated[str, typer.Option(help="imagefolder:PATH with train/ and test/ in it")],
     out: Annotated[Path, typer.Option(help="folder for the pruned net and the report")],
-    method: Annotated[str, typer.Option(help="fisher, taylor, l1, l2, thinet, …")] = "fisher",
+    data: Annotated[str, typer.Option(help="imagefolder:PATH with train/ and test/ in it")] = "",
+    text: Annotated[
+        Path | None, typer.Option(help="of a language model: what it is calibrated and measured on")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="fisher, taylor, l1, l2, thinet, …; of a language model random, magnitude, taylor,"
+            " fisher or sensitivity"
+        ),
+    ] = "fisher",
     keep: Annotated[
-        str, typer.Option(help="macs=, params= or activations= a fraction")
-    ] = "macs=0.5",
+        str,
+        typer.Option(
+            help="macs=, params= or activations= a fraction; of a language model neurons="
+        ),
+    ] = "",
     weights: Annotated[
         Path | None, typer.Option(help="safetensors of the trained net; else it is trained here")
     ] = None,
@@ -321,14 +337,31 @@ def prune(
     lr: Annotated[float, typer.Option(callback=_finite, help="peak learning rate")] = 0.02,
     batch: Annotated[int, typer.Option(help="images a step")] = 64,
     seed: Annotated[int, typer.Option(min=0, max=2**31)] = 0,
+    window: Annotated[int, typer.Option(help="tokens, of a language model")] = 256,
 ) -> None:
-    """Prune a net of your own on your own images, and print what it saved and cost."""
+    """Prune a net of your own on your own data, and print what it saved and cost.
+
+    A language model (--model hf:…) loses neurons at once and is not tuned.
+    """
     from survey_lib.mechanics.budget import Budget
     from survey_lib.methods import own_model
 
+    if model.startswith("hf:"):
+        from survey_lib.methods import own_language
+
+        with _one_sentence():
+            found = own_language.prune(
+                model, text, method, keep or "neurons=0.8", out, window=window, seed=seed,
+                say=lambda line: typer.echo(line, err=True),
+            )  # fmt: skip
+        typer.echo(str(found))
+        typer.echo(f"\nwritten: {out / 'recipe.json'}, weights.safetensors, report.json")
+        return
     with _one_sentence():
+        if text is not None:
+            raise ValueError("--text is for a language model: --model hf:…")
         result = own_model.prune(
-            model, data, method, Budget.parse(keep), out, weights=weights, size=size,
+            model, data, method, Budget.parse(keep or "macs=0.5"), out, weights=weights, size=size,
             train_epochs=train_epochs, tune_epochs=tune_epochs, lr=lr, batch=batch, seed=seed,
             say=lambda line: typer.echo(line, err=True),
         )  # fmt: skip

@@ -59,6 +59,11 @@ CASES = {
         {"images": 4}, {"images": 4, "rules": "equation", "start": "logit", "step": 0.2},
         *({"criterion": name, "images": 4, "step": 0.1} for name in NORMS if name != "lrp"),
     ],
+    "what_matters_llm": [{"looks": 3}, {"looks": 3, "scope": "local", "alpha": 0.5}],
+    "top_v": [{"looks": 3}, {"looks": 3, "eps": float("inf")}],
+    "gradual_random": [{}],
+    "gradual_l2": [{}, {"scope": "local"}],
+    "soft_movement": [{"looks": 3, "eta": 0.8, "eps": 1e-9, "lambda_mvp": 100.0}],
     "adaptive_activation": [
         {"target": 30.0, "rounds": 3, "images": 64},
         {"target": 30.0, "rounds": 3, "rewind": "rate"},

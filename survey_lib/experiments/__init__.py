@@ -9,6 +9,7 @@ EXPERIMENTS: dict[str, str] = {
     "pruning_by_explaining": "survey_lib.experiments.pruning_by_explaining",
     "adaptive_activation": "survey_lib.experiments.adaptive_activation",
     "llm_int8": "survey_lib.experiments.llm_int8",
+    "what_matters_llm": "survey_lib.experiments.what_matters_llm",
     "role_of_structured": "survey_lib.experiments.role_of_structured",
     "pruning_adapters": "survey_lib.experiments.pruning_adapters",
     "parameterized_structured": "survey_lib.experiments.parameterized_structured",

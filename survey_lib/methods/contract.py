@@ -122,6 +122,11 @@ METHODS: dict[str, Entry] = {
     "pruning_by_explaining": Entry(
         "relevance", "channels", "budget", "pruning_by_explaining.method"
     ),
+    "what_matters_llm": Entry("GUM", "channels", "budget", "what_matters_llm.method", "gum"),
+    "top_v": Entry("movement", "channels", "budget", "what_matters_llm.method", "top_v"),
+    "soft_movement": Entry(
+        "soft movement", "channels", "outcome", "what_matters_llm.soft", knob="lambda_mvp"
+    ),
     "adaptive_activation": Entry(
         "adaptive activation", "channels", "outcome", "adaptive_activation.method", knob="target"
     ),
@@ -149,6 +154,10 @@ METHODS: dict[str, Entry] = {
     "bn_scale": Entry("batch-norm scale", "channels", "budget", "channel_baselines", "bn_scale"),
     "taylor": Entry("Taylor", "channels", "budget", "channel_baselines", "taylor"),
     "fisher": Entry("Fisher", "channels", "budget", "channel_baselines", "fisher"),
+    "gradual_random": Entry(
+        "gradual random", "channels", "budget", "what_matters_llm.method", "random"
+    ),
+    "gradual_l2": Entry("gradual ℓ2", "channels", "budget", "what_matters_llm.method", "magnitude"),
     "adaptive_budget": Entry(
         "adaptive, to a budget", "channels", "budget", "adaptive_activation.budgeted"
     ),

@@ -283,10 +283,18 @@ class Explorer:
         )
 
     def _shown(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The columns of the fallback table, under the heads a reader sees."""
+        """The columns of the fallback table, under the heads a reader sees.
+
+        A control that changes nothing at a row's settings has no value there.
+        """
+        told = rows.loc[:, list(self.heads)]
+        for control in self.controls:
+            if control.field in told and (idle := self._idle[control.field]):
+                others = rows[[c.field for c in self.controls if c is not control]]
+                at = [key in idle for key in others.itertuples(index=False, name=None)]
+                told[control.field] = told[control.field].astype(object).mask(at, None)
         # one run may fill several rows of the grid: the points of its curve
-        once = rows.loc[:, list(self.heads)].drop_duplicates()
-        return once.set_axis(list(self.heads.values()), axis=1)
+        return told.drop_duplicates().set_axis(list(self.heads.values()), axis=1)
 
     def _build_widget(self) -> Any:
         import ipywidgets as widgets

@@ -273,3 +273,15 @@ def test_a_method_has_its_colour_whatever_is_left_over():
     assert colour["scale"]["domain"] == ["m", "r"]
     assert colour["scale"]["range"] == [style.css("magnitude"), style.css("random")]
     assert colour["legend"] is None
+
+
+def test_the_table_has_no_value_where_a_control_changes_nothing():
+    page = resting().html()
+    body = re.search(r"<tbody>(.*?)</tbody>", page, flags=re.DOTALL)[1]
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in body.split("<tr>")[1:]]
+    plain = [row for row in rows if "plain" in row]
+    split = [row for row in rows if "split" in row]
+    assert all(any("–" in cell for cell in row) for row in plain)
+    assert not any("–" in cell for row in split for cell in row)
+    assert len({tuple(row) for row in rows}) == len(rows), "a run stands there twice"
+    assert len(split) == 2 * len(plain)

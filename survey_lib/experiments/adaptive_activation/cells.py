@@ -4,7 +4,8 @@
 other cells of a replicate start there. ``adaptive`` goes through the rounds of one policy and one
 limit. Its rivals are told the size it ended with and all the steps it made, rounds that were
 rejected included; they cut the dense net once to at most that size, by some score, and train for
-as many steps. ``scratch`` gives that shape fresh weights and the steps of the dense net besides.
+as many steps, or for those of one round. ``scratch`` gives that shape fresh weights and the steps
+of the dense net besides.
 """
 
 import copy
@@ -72,6 +73,8 @@ class Cell:
     """Peak rate of the dense net, and of all rounds, which repeat its schedule."""
     lr: float = 0.0
     """Peak rate of a rival's training."""
+    length: str = "all"
+    """A rival's training: as many steps as ``all`` rounds took, or as one ``round`` has."""
 
 
 def needs(cell: Cell) -> tuple[Cell, ...]:
@@ -80,7 +83,7 @@ def needs(cell: Cell) -> tuple[Cell, ...]:
         return ()
     dense = Cell("dense", cell.seed, epochs=cell.epochs, dense_lr=cell.dense_lr)
     told = cell.arm in (*SCORED, "scratch", "longer")
-    return (dense, replace(cell, arm="adaptive", lr=0.0)) if told else (dense,)
+    return (dense, replace(cell, arm="adaptive", lr=0.0, length="all")) if told else (dense,)
 
 
 def task_of(cell: Cell) -> Task:
@@ -193,7 +196,9 @@ def rival(context: Context) -> dict[str, Any]:
         start.net, graph, select(graph, found, budget, scope=SCORED[cell.arm])
     ).eval()
     numbers: dict[str, Any] = {"before": both(small, task)}
-    return numbers | tuned(small, task, cell, ended["steps"], generator)
+    one = plan(task, task.training, K, 1).each
+    steps = min(one, ended["steps"]) if cell.length == "round" else ended["steps"]
+    return numbers | tuned(small, task, cell, steps, generator)
 
 
 def scratch(context: Context) -> dict[str, Any]:

@@ -58,7 +58,8 @@ def grid(recorded: Sequence[Record]) -> pd.DataFrame:
                 rows.append(setting | {"round": r["number"], "good": r["good"],
                     "held": "yes" if r["good"] else "no", "left": " ".join(map(str, r["left"])),
                     "ended": r["number"] == record.numbers["ended"],
-                    "test": record.numbers["test"]} | {k: r[k] for k in NUMBERS})  # fmt: skip
+                    "test": record.numbers["test"]}
+                    | {k: float(f"{r[k]:.4g}") for k in NUMBERS})  # fmt: skip
     return pd.DataFrame(rows)
 
 
