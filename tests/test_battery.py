@@ -40,8 +40,8 @@ CASES = {
     "to_prune_or_not": [{"n": 5}, {"n": 5, "scope": "global"}],
     "loss_modelling": [{"pi": 3, "examples": 100}, {"criterion": "LM", "pi": 2, "examples": 100}],
     "parameterized_structured": [
-        {"decay": 0.3, "epsilon": 0.7},
-        {"decay": 0.3, "epsilon": 0.7, "granularity": "channel", "penalty": "l1"},
+        {"decay": 0.3, "epsilon": 0.7, "rate": 10.0},
+        {"decay": 0.3, "epsilon": 0.7, "rate": 10.0, "granularity": "channel", "penalty": "l1"},
     ],
     "magnitude": [{}, {"scope": "global"}],
     "random_weights": [{}],

@@ -240,7 +240,7 @@ def test_a_structure_can_come_back():
 
 
 def test_a_fixed_share_is_the_share_of_every_layer_and_the_smallest_go(tiny_task):
-    net, made, _ = trained(tiny_task, decay=0.05, share=0.4)
+    net, made, _ = trained(tiny_task, decay=0.05, share=0.4, rate=10.0)
     for s in made.values():
         n = s.alpha.numel()
         assert int((~s.kept()).sum()) == round(0.4 * n)
@@ -279,7 +279,7 @@ def test_folding_changes_no_output(tiny_task):
 
 
 def test_compress_reports_what_came_out(tiny_task):
-    config = method.Config(decay=0.1, epsilon=0.5)
+    config = method.Config(decay=0.1, epsilon=0.5, rate=10.0)
     found = method.compress(
         tiny_task.build(seeded(0)), tiny_task, None, config, tuning=TUNING, generator=seeded(1)
     )

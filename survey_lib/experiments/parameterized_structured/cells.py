@@ -39,6 +39,8 @@ INEXACT = tuple(
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet": ("resnet_small", {"width": 0.5}),
     "densenet": ("densenet_small", {"width": 0.5, "layers": 3}),
+    "cnn": ("cnn_small", {"width": 0.5}),
+    "cnn_plain": ("cnn_small", {"width": 0.5, "bn": False}),
 }
 BINS = tuple(float(f"{e:.4g}") for e in np.geomspace(1e-3, 4.0, 37))
 """Edges of the histogram of |α|; what lies outside counts in the outer ones."""
@@ -65,7 +67,7 @@ class Cell:
     pull: float = 0.0
     """λ η with η the peak rate, of the ``psp`` run that the cell is or is compared with: another
     rate so changes the steps, not how far the penalty pulls."""
-    epsilon: float = 0.03
+    epsilon: float = 0.1
     rate: float = 1.0
     """Learning rate of the structure parameters, as a multiple."""
     frozen: float = 0.5
@@ -73,7 +75,7 @@ class Cell:
     """Weight decay on the weights where structure parameters are learned."""
     start: str = "dense"
     """Where a ``psp`` run starts: ``dense``, or ``fresh`` weights."""
-    epochs: float = 8.0
+    epochs: float = 6.0
     """Of the training after the dense net's."""
     share: float = 0.0
     """Share of the structures that a rival cuts; 0: as ``match`` says."""

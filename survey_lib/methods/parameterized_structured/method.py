@@ -26,8 +26,8 @@ of the smallest :math:`|\alpha|` in place of the threshold.
 Not verified, chosen here: what a column and a shape are (:data:`AXES`), that :math:`\alpha` starts
 at 1, :math:`\epsilon`, which layers are structured, that a fixed share is that of each layer.
 
-Differs: momentum is Nesterov's, as in all trainings of this library; structure parameters have a
-larger rate than weights, since our trainings are short; for the last steps the mask stays as it is
+Differs: momentum is Nesterov's, as in all trainings of this library; structure parameters may have
+a learning rate of their own, a multiple of the weights'; for the last steps the mask stays as it is
 and the penalty ends, since structures cross the threshold back and forth.
 
 Cost: one ordinary training, and a product per weight and step.
@@ -67,7 +67,7 @@ class Config:
 
     granularity: str = "column"
     """A key of :data:`AXES`."""
-    decay: float = 0.01
+    decay: float = 0.04
     r"""λ, the strength of the penalty on :math:`\alpha`: the knob."""
     penalty: str = "decay"
     r"""``decay`` (:math:`\frac\lambda2 \alpha^2`) or ``l1`` (:math:`\lambda |\alpha|`)."""
@@ -75,7 +75,7 @@ class Config:
     """ε."""
     share: float = 0.0
     """Not 0: in place of ε, this share of the smallest |α| of each layer is zero."""
-    rate: float = 10.0
+    rate: float = 1.0
     """Learning rate of the structure parameters, as a multiple of that of the weights."""
     frozen: float = 0.5
     """Share of the steps, the last ones, for which the mask stays as it is."""
