@@ -38,7 +38,8 @@ def test_a_tensor_on_a_uniform_grid_by_hand():
 def test_rounding_is_off_by_half_a_step_at_most_and_uses_no_level_beyond(bits, seed):
     w = torch.randn(7, 5, generator=torch.Generator().manual_seed(seed))
     found = quantise(w, bits)
-    assert (found.values() - w).abs().max() <= found.step / 2 * (1 + 1e-5)
+    exact = torch.finfo(w.dtype).eps * w.abs().max()  # at 14 bits it is a thousandth of a step
+    assert (found.values() - w).abs().max() <= found.step / 2 * (1 + 1e-5) + exact
     assert np.abs(found.levels).max() == 2 ** (bits - 1) - 1
     again = quantise(found.values(), bits)
     assert (again.levels == found.levels).all()
