@@ -162,6 +162,7 @@ def test_explorer_redraws(way, site, browser):
                 step = "Home" if slider.input_value() != slider.get_attribute("min") else "End"
                 page.keyboard.press(step)
             else:
+                slider.scroll_into_view_if_needed()  # the chart may be higher than the screen
                 size = slider.bounding_box()
                 at_low = slider.input_value() == slider.get_attribute("min")
                 page.mouse.click(
