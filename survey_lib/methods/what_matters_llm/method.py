@@ -38,7 +38,6 @@ dense net a step.
 """
 
 import copy
-import itertools
 from contextlib import ExitStack
 from dataclasses import dataclass
 from time import perf_counter
@@ -54,12 +53,11 @@ from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.selection import channels_table, check_reach, shrunk
 from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.sharing import looking
 from survey_lib.methods.what_matters_llm.choice import Plan, least_kept
 from survey_lib.methods.what_matters_llm.measures import Moments, redundancy, similarity
-from survey_lib.methods.what_matters_llm.scores import Scores, distilled, pace
+from survey_lib.methods.what_matters_llm.scores import Scores, pace, walk
 from survey_lib.tasks.task import Task, Training
-from survey_lib.tasks.train import total_steps, training
+from survey_lib.tasks.train import total_steps
 
 STEERS = "budget"
 KIND = "channels"
@@ -180,15 +178,10 @@ def compress(
         if likeness:
             stack.enter_context(C.watching())
         stack.enter_context(gated(net, graph, gates))
-        steps = ()
-        if tuning:
-            dense = copy.deepcopy(model).eval().requires_grad_(False)
-            loss = distilled(dense, task, config.alpha, config.temperature)
-            steps = training(
-                net, task, tuning, generator=generator, loss=loss if config.alpha else None
-            )
-        elif moves:
-            steps = itertools.islice(looking(net, task, generator=generator), config.looks)
+        steps = walk(
+            net, model, task, tuning, alpha=config.alpha, temperature=config.temperature,
+            looks=config.looks if moves else 0, generator=generator,
+        )  # fmt: skip
         v = 1.0
         if tuning:
             trace["kept"].append(v)
@@ -201,10 +194,7 @@ def compress(
                 }
                 weight = v / plan.v_f if tuning else 1.0  # untrained, scores know no budget
                 R = S.penalty(config.lambda_mvp * weight, U, likeness)
-                g = {k: r + m.grad for k, r in R.items() if (m := gates[k]).grad is not None}
-                S.move(g, config.eta * pace(step, tuning))
-                for gate in gates.values():
-                    gate.grad = None
+                S.follow(gates, R, config.eta * pace(step, tuning))
             step.move()
             if t + 1 < T:
                 v = kept_at(t + 1, T, plan.v_f, config.t_i * T, config.t_f * T)

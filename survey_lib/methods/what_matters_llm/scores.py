@@ -1,12 +1,16 @@
-"""Scores that learn beside the weights, and the loss of a net that learns from a larger one."""
+"""Scores that learn beside the weights, and the steps of a net that learns from a larger one."""
+
+import copy
+import itertools
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from survey_lib.methods.sharing import Look
+from survey_lib.methods.sharing import Look, looking
 from survey_lib.tasks.task import Task, Training
-from survey_lib.tasks.train import Loss, Step
+from survey_lib.tasks.train import Loss, Step, training
 
 
 class Scores:
@@ -25,6 +29,12 @@ class Scores:
             slope = torch.sigmoid(S) * torch.sigmoid(-S) / (len(S) * len(self.of))
             found[k] = weight * (1 + lambda_gum * U[k] if k in U else 1.0) * slope
         return found
+
+    def follow(self, gates: dict[str, Tensor], R: dict[str, Tensor], eta: float) -> None:
+        """Move by the slope of the loss, straight through the gates, and of the penalty, ``R``."""
+        self.move({k: r + m.grad for k, r in R.items() if (m := gates[k]).grad is not None}, eta)
+        for gate in gates.values():
+            gate.grad = None
 
     def move(self, gradient: dict[str, Tensor], eta: float) -> None:
         """One step of Adam (0.9, 0.999), or of plain descent where ε is infinite."""
@@ -55,3 +65,15 @@ def distilled(dense: nn.Module, task: Task, alpha: float, T: float) -> Loss:
 def pace(step: Step | Look, tuning: Training | None) -> float:
     """Where the training's schedule stands: 1 at its peak, and where nothing is trained."""
     return step.lr / tuning.lr if tuning and tuning.lr and isinstance(step, Step) else 1.0
+
+
+def walk(
+    net: nn.Module, model: nn.Module, task: Task, tuning: Training | None, *,
+    alpha: float, temperature: float, looks: int, generator: torch.Generator,
+) -> Iterator[Step | Look]:  # fmt: skip
+    """The steps of the tuning, learning from ``model`` too; without one, ``looks`` batches."""
+    if not tuning:
+        return itertools.islice(looking(net, task, generator=generator), looks)
+    dense = copy.deepcopy(model).eval().requires_grad_(False)
+    loss = distilled(dense, task, alpha, temperature) if alpha else None
+    return training(net, task, tuning, generator=generator, loss=loss)

@@ -10,7 +10,6 @@ Cost: one training.
 """
 
 import copy
-import itertools
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -23,12 +22,11 @@ from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.selection import channels_table, shrunk
 from survey_lib.mechanics.surgery import apply_recipe
 from survey_lib.methods.compressed import Compressed
-from survey_lib.methods.sharing import looking
 from survey_lib.methods.what_matters_llm.measures import neurons
 from survey_lib.methods.what_matters_llm.method import kept_at
-from survey_lib.methods.what_matters_llm.scores import Scores, distilled, pace
+from survey_lib.methods.what_matters_llm.scores import Scores, pace, walk
 from survey_lib.tasks.task import Task, Training
-from survey_lib.tasks.train import total_steps, training
+from survey_lib.tasks.train import total_steps
 
 STEERS = "outcome"
 KIND = "channels"
@@ -117,22 +115,15 @@ def compress(
 
     examples = passes = 0
     with gated(net, graph, gates):
-        if tuning:
-            dense = copy.deepcopy(model).eval().requires_grad_(False)
-            loss = distilled(dense, task, config.alpha, config.temperature)
-            steps = training(
-                net, task, tuning, generator=generator, loss=loss if config.alpha else None
-            )
-        else:
-            steps = itertools.islice(looking(net, task, generator=generator), config.looks)
+        steps = walk(
+            net, model, task, tuning, alpha=config.alpha, temperature=config.temperature,
+            looks=config.looks, generator=generator,
+        )  # fmt: skip
         for t, step in enumerate(steps):
             trace["loss"].append(step.loss)
             examples, passes = examples + step.examples, passes + 1
             R = S.penalty(config.lambda_mvp, {}, 0.0)
-            g = {k: r + m.grad for k, r in R.items() if (m := gates[k]).grad is not None}
-            S.move(g, config.eta * pace(step, tuning))
-            for gate in gates.values():
-                gate.grad = None
+            S.follow(gates, R, config.eta * pace(step, tuning))
             step.move()
             if t + 1 < T:
                 choose(1 - kept_at(t + 1, T, 0.0, config.t_i * T, config.t_f * T))
