@@ -21,7 +21,9 @@ DEEPEST = 12
 """Levels of lists and mappings that a line may have."""
 STATUSES = ("done", "failed")
 
-SHARE = ("accuracy", "accuracy_*", "sparsity", "val", "test", "val_re", "test_re", "*_test")
+SHARE = (
+    "accuracy", "accuracy_*", "sparsity", "val", "test", "val_re", "test_re", "*_test", "*_gone",
+)  # fmt: skip
 """Names of numbers that are shares, from 0 to 1."""
 COUNTS = (
     "params", "parameters", "parameters_*", "nonzeros", "macs", "macs_*", "activations", "bytes",

@@ -68,6 +68,7 @@ def test_every_committed_record_is_written_as_it_was_read():
         ("numbers.accuracy", 10**400, "'numbers.accuracy' must be a finite number, not 1000"),
         ("numbers.name", math.nan, "field 'numbers.name' must be a finite number, not nan"),
         ("numbers.order", [1, -math.inf], "'numbers.order.1' must be a finite number, not -inf"),
+        ("numbers.macs_gone", 1.5, "'numbers.macs_gone' must lie in 0 … 1, as shares do, not 1.5"),
         ("numbers.macs", 1.5, "field 'numbers.macs' must be a whole number ≥ 0, not 1.5"),
         ("numbers.macs", -1, "field 'numbers.macs' must be a whole number ≥ 0, not -1"),
         ("numbers.loss", -0.1, "field 'numbers.loss' must not be negative"),
@@ -119,6 +120,11 @@ def test_a_line_end_inside_a_text_ends_no_record(tmp_path):
     made = Record("s", "study", {"seed": 0}, 0, "k", "failed", error="a\u2028b\x85c")
     records.write_records(file, [made])
     assert reading.read_records(file) == [made]
+
+
+def test_a_share_of_what_is_counted_is_no_count():
+    numbers = {"macs_gone": 0.25, "macs": 12}
+    assert reading.from_line(with_("numbers", numbers), "s").numbers == numbers
 
 
 def test_a_loss_may_be_larger_than_one():
