@@ -287,6 +287,9 @@ INSTEAD = instead(
             "75 % left": lambda r: _gap(r, "random", "top_v", 0.75),
             "25 % left": lambda r: _gap(r, "random", "top_v", 0.25),
             "50 % left, distilled": lambda r: _gap(r, "random", "top_v", alpha=ALPHA),
+            "against magnitude, both shares": lambda r: mean(
+                _gap(r, "random", "magnitude", k) for k in JUDGED
+            ),
         },
         "top_v_over_gum": {
             "75 % left": lambda r: _gap(r, "top_v", "gum", 0.75),
