@@ -29,7 +29,9 @@ SCORES = ("random", "magnitude", "sensitivity", "top_v", "unlike")
 COLLAPSE = 0.8
 """Share of SmolLM2's neurons at which random and the best criterion are compared."""
 TEXT_RATE = 0.0001
-"""Of SmolLM2's tuning, for all its arms alike: set beforehand."""
+"""Of SmolLM2's tuning, for all its arms alike."""
+BEFOREHAND = (TEXT_RATE,)
+"""Rates that were set and not tried; the card says so."""
 
 RATES = {
     "dense": 0.00001, "magnitude": 0.002, "random": 0.002, "top_v": 0.004, "gum": 0.002, "magnitude, distilled": 0.002, "random, distilled": 0.004, "top_v, distilled": 0.008, "gum, distilled": 0.004,
