@@ -34,7 +34,10 @@ BEFOREHAND = (TEXT_RATE,)
 """Rates that were set and not tried; the card says so."""
 
 RATES = {
-    "dense": 0.00001, "magnitude": 0.002, "random": 0.002, "top_v": 0.004, "gum": 0.002, "magnitude, distilled": 0.002, "random, distilled": 0.004, "top_v, distilled": 0.008, "gum, distilled": 0.004,
+    "dense": 0.00001,
+    "magnitude": 0.002, "random": 0.002, "top_v": 0.004, "gum": 0.002,
+    "magnitude, distilled": 0.002, "random, distilled": 0.004, "top_v, distilled": 0.008,
+    "gum, distilled": 0.004,
 }  # fmt: skip
 """Each the best mean on validation of those tried."""
 TRIED = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
