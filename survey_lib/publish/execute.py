@@ -36,6 +36,10 @@ TIMEOUT = 1800.0
 """Seconds a chapter may take."""
 HEARTBEAT = 30.0
 """Seconds after which a build that has nothing to report says what it is at."""
+STARTS = 3
+"""Times a kernel may be started: jupyter_client picks free ports and lets go of them before the
+kernel takes them, so that now and then another program has one of them first."""
+NEVER_STARTED = "Kernel died before replying to kernel_info"
 RECORDER = "survey-recorder"
 """Tag of the hidden last cell."""
 
@@ -328,18 +332,21 @@ def _papermill(
     command += ["--no-progress-bar", "--log-level", "WARNING", "--start-timeout", "120"]
     log = layout.log(slug)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
-        )
-        running[slug] = process
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            _kill_tree(process)
-            return f"took longer than {timeout:g} s and was stopped; see {_relative_log(log)}"
-        finally:
-            running.pop(slug, None)
+    for _ in range(STARTS):
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
+            )
+            running[slug] = process
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                _kill_tree(process)
+                return f"took longer than {timeout:g} s and was stopped; see {_relative_log(log)}"
+            finally:
+                running.pop(slug, None)
+        if NEVER_STARTED not in log.read_text(encoding="utf-8", errors="replace"):
+            break
     return None
 
 

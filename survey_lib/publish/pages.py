@@ -3,6 +3,8 @@
 - Pages made at staging have no source, so they get no launch and no edit button.
 - A page without formulas doesn't load MathJax because a page below it has some.
 - The theme draws its icons twice, by a font and by a script of 1.5 MB; the font is enough.
+- The theme loads the whole index of the search on every page, to search as one types; here the
+  search has a page of its own.
 - The bibliography calls itself a list, but its entries are no list items.
 - The theme prints a title as it is, and the search takes headings for HTML: both are escaped.
 """
@@ -14,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from survey_lib.publish.layout import GENERATED, PAPERS
+
+_SEARCH = re.compile(
+    r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>\s*'
+)
 
 
 def trim_page(
@@ -35,7 +41,7 @@ def trim_page(
 
 
 def trim_site(app: Any, exception: Exception | None) -> None:
-    """Take the theme's icon script and a wrong role from every page, and unused files."""
+    """Take the scripts a page has no use for and a wrong role from every page, and unused files."""
     if exception is not None or app.builder.format != "html":
         return
     site = Path(app.outdir)
@@ -43,6 +49,8 @@ def trim_site(app: Any, exception: Exception | None) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         slim = re.sub(r"<script[^>]*/scripts/fontawesome\.js[^>]*></script>\s*", "", text)
+        if page.name != "search.html":
+            slim = _SEARCH.sub("", slim)
         slim = re.sub(r"\s*<!-- So that users can add custom icons -->", "", slim)
         slim = slim.replace(
             '<div role="list" class="citation-list">', '<div class="citation-list">'

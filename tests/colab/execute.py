@@ -19,14 +19,20 @@ def tell(cell, cell_index):
     )
 
 
+client = NotebookClient(
+    notebook,
+    kernel_name="python3",
+    timeout=int(sys.argv[2]),
+    on_cell_start=tell,
+    resources={"metadata": {"path": str(path.parent)}},
+)
 try:
-    NotebookClient(
-        notebook,
-        kernel_name="python3",
-        timeout=int(sys.argv[2]),
-        on_cell_start=tell,
-        resources={"metadata": {"path": str(path.parent)}},
-    ).execute()
+    try:
+        client.execute()
+    except RuntimeError as why:  # another program took the port that was found for the kernel
+        if "died before replying to kernel_info" not in str(why):
+            raise
+        client.execute()
 finally:
     nbformat.write(notebook, path)
 print(f"{time.monotonic() - start:.1f} s")

@@ -97,8 +97,8 @@ def test_the_study_uses_no_validation_replicate(asked):
 
 
 def test_every_cell_of_the_study_has_a_rate_that_was_chosen(asked):
-    """An experiment that trains nothing has no rates."""
-    rates = set(asked.study.RATES.values())
+    """Or one that its study says was set beforehand. What trains nothing has no rates."""
+    rates = set(asked.study.RATES.values()) | set(getattr(asked.study, "BEFOREHAND", ()))
     assert {getattr(c, "lr", 0.0) for c in asked.grid("study")} <= rates | {0.0}
 
 

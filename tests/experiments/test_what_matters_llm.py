@@ -98,6 +98,16 @@ def test_random_that_collapses_is_positive_and_wants_its_rows():
         study.smollm2_random_over_sensitivity(rows(*pairs[1:]))
 
 
+def test_what_tuned_random_costs_is_over_the_whole_net_tuned_as_long():
+    pairs = [
+        (Cell("text", 3, keep=1.0, lr=study.TEXT_RATE), {"log_perplexity": 3.0}),
+        (Cell("text", 3, keep=1.0), {"log_perplexity": 9.0}),
+        (Cell("text", 3, "random", keep=0.8, lr=study.TEXT_RATE), {"log_perplexity": 3.4}),
+        (Cell("text", 3, "random", keep=0.8), {"log_perplexity": 9.0}),
+    ]
+    assert study.smollm2_random_tuned(rows(*pairs)) == pytest.approx(0.4)
+
+
 # ---- grids
 
 
@@ -116,10 +126,20 @@ def test_every_setting_of_the_explorer_is_measured():
     assert set(study.explored()) <= set(study.GRIDS["study"]())
 
 
-def test_the_text_that_scores_come_from_is_not_the_text_that_is_measured():
-    read = {(s + 1) * cells.APART + i for s in range(study.STRETCHES) for i in range(cells.WINDOWS)}
+def test_the_text_that_scores_or_tuning_come_from_is_not_the_text_that_is_measured():
+    read = {(s + 1) * cells.APART + i for s in range(cells.STRETCHES) for i in range(cells.WINDOWS)}
     assert read.isdisjoint(cells.CALIBRATION)
-    assert len(read) == study.STRETCHES * cells.WINDOWS
+    assert read.isdisjoint(cells.TAUGHT)
+    assert len(read) == cells.STRETCHES * cells.WINDOWS
+
+
+def test_what_smollm2_is_tuned_for_is_run_before_it_is_read():
+    grid = study.GRIDS["study"]()
+    read = [c for c in grid if c.arm == "text" and c.lr]
+    assert len(read) == 3 * cells.STRETCHES
+    for c in read:
+        (first,) = cells.needs(c)
+        assert grid.index(first) < grid.index(c)
 
 
 # ---- cells
@@ -196,3 +216,20 @@ def test_each_arm_of_the_language_model(monkeypatch, tmp_path):
     saved = measure(SLUG, Cell("removed", 0, "sensitivity", keep=0.5), "d")
     assert saved["params"] == sum(p.numel() for p in net.parameters()) - 36 * 3 * 16
     assert saved["ms_per_token"] > 0
+
+    monkeypatch.setattr(cells, "TAUGHT", range(8))
+    monkeypatch.setattr(cells, "STRETCHES", 2)
+    before = {name: p.clone() for name, p in net.state_dict().items()}
+    tuned = {
+        (c, k): [
+            measure(SLUG, Cell("text", s, c, keep=k, lr=1e-2), "d")["log_perplexity"]
+            for s in (0, 1)
+        ]
+        for c, k in (("gum", 1.0), ("random", 0.5), ("top_v", 0.5))
+    }
+    assert len({loss for pair in tuned.values() for loss in pair}) == 6
+    assert tuned["gum", 1.0][0] < plain["log_perplexity"]  # the text repeats itself
+    assert all(torch.equal(p, before[name]) for name, p in net.state_dict().items())
+    run = measure(SLUG, Cell("taught", 0, "random", keep=0.5, lr=1e-2), "d")
+    assert run["steps"] == len(run["trace"]) == 8
+    assert run["log_perplexity"] == pytest.approx(sum(tuned["random", 0.5]) / 2)

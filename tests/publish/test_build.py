@@ -38,6 +38,9 @@ def test_build_renders_once_and_keeps_the_old_site_when_a_page_is_broken(ready, 
     assert "rendering 6 pages with jupyter-book" in said
     assert "profile = " not in first
     assert "fontawesome.js" not in first
+    # the index of the search is for its own page
+    assert "searchindex.js" not in first
+    assert "searchindex.js" in (site / "search.html").read_text()
     # MathJax only where a formula is, not on every page above it
     assert "tex-svg.js" not in first
     assert "tex-svg.js" not in (site / "book" / "index.html").read_text()

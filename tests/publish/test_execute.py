@@ -226,6 +226,35 @@ def test_a_failing_run_keeps_what_was_built_but_does_not_call_it_current(
         shown.staged_notebook("alpha")
 
 
+# A kernel that ends before it answers, as one does that finds its port taken; the second lives.
+STILLBORN = """\
+import runpy, sys, pathlib
+tries = pathlib.Path({tries!r})
+tries.write_text(tries.read_text() + "x")
+if len(tries.read_text()) < {lives}:
+    sys.exit("Address already in use")
+sys.argv = ["ipykernel_launcher", "-f", sys.argv[1]]
+runpy.run_module("ipykernel_launcher", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("lives", "status", "tried"), [(2, "ran", 2), (99, "failed", 3)])
+def test_a_kernel_that_dies_before_it_answers_is_started_again(
+    book, tmp_path, monkeypatch, lives, status, tried
+):
+    folder, tries = tmp_path / "jupyter", tmp_path / "tries"
+    tries.write_text("")
+    argv = [sys.executable, "-c", STILLBORN.format(tries=str(tries), lives=lives)]
+    spec = {"argv": [*argv, "{connection_file}"], "display_name": "", "language": "python"}
+    (folder / "kernels" / "survey").mkdir(parents=True)
+    (folder / "kernels" / "survey" / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setattr(execute, "_kernels", lambda: folder)
+    (outcome,) = execute.execute(["alpha"], "smoke", say=silent)
+    assert (outcome.status, len(tries.read_text())) == (status, tried)
+    if status == "failed":
+        assert execute.NEVER_STARTED in outcome.error
+
+
 def test_unknown_chapter_and_profile_are_named(book):
     with pytest.raises(PublishError, match=r"no chapter 'gamma'.*alpha.*beta"):
         execute.execute(["gamma"], "quick")

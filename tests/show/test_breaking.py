@@ -24,7 +24,7 @@ def words(html):
 
 
 def data(html):
-    return json.loads(unescape(re.findall('data-break="([^"]*)"', html)[0]))
+    return json.loads(unescape(re.findall("data-break='([^']*)'", html)[0]))
 
 
 def test_the_sentence_says_what_breaks_it():

@@ -3,10 +3,12 @@
 A character model is trained, then tuned for half a pass over its text while neurons of its
 feed-forward nets go, little by little or at once; some nets get copies of neurons first. A
 replicate is a dense net with its data order. SmolLM2-135M, weights as shipped in 4 bits and
-computed in fp32, loses gated neurons at once and is not trained; a replicate is a stretch of the
-test text of WikiText-2, and scores come from another stretch of it.
+computed in fp32, loses gated neurons at once and is not trained, or little by little within a
+short tuning; a replicate is a stretch of the test text of WikiText-2, and scores and the tuning
+come from other stretches of it.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -31,6 +33,7 @@ from survey_lib.methods.own_language import next_token_loss
 from survey_lib.methods.what_matters_llm import measures, method, soft
 from survey_lib.methods.what_matters_llm.choice import Plan, share_of_neurons
 from survey_lib.methods.what_matters_llm.planting import plant_copies
+from survey_lib.tasks.data import Split, Splits
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.language import smollm2, wikitext2
 from survey_lib.tasks.task import Task, Training, load_task
@@ -54,8 +57,12 @@ BATCHES = 12
 
 WINDOW, WINDOWS, APART = 256, 4, 80
 """Tokens of a window of WikiText-2, windows of a replicate, and from one replicate to the next."""
+STRETCHES = 5
+"""Replicates of SmolLM2."""
 CALIBRATION = range(1000, 1008)
-"""Windows that scores come from; no replicate reads them."""
+"""Windows that scores come from; no replicate reads them …"""
+TAUGHT = range(500, 600)
+"""… nor these, that SmolLM2 is tuned on, one a step."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,8 @@ class Cell:
     arm: str
     """``dense`` (tuned and whole), ``gradual``, ``cut`` (at once, nothing trained), ``soft``,
     ``fresh`` (the widths that ``gradual`` ended with, trained from the start), ``plane``
-    (gradual, neuron by neuron); SmolLM2: ``calibrate``, ``text``, ``removed``."""
+    (gradual, neuron by neuron); SmolLM2: ``calibrate``, ``text``, ``taught`` (gradual; leaves the
+    losses that ``text`` reads where there is a rate), ``removed``."""
     seed: int
     criterion: str = "gum"
     """Of :data:`method.CRITERIA`; on SmolLM2 one of :data:`SCORES`."""
@@ -91,9 +99,11 @@ CALIBRATED = Cell("calibrate", 0)
 
 
 def needs(cell: Cell) -> tuple[Cell, ...]:
-    """The gradual run whose widths are used; the calibration before any choice on SmolLM2."""
+    """The gradual run whose widths or losses are used; SmolLM2's calibration before a choice."""
     if cell.arm == "fresh":
         return (pattern(cell),)
+    if cell.arm == "text" and cell.lr:
+        return (tuned(cell),)
     scored = cell.arm in ("text", "removed") and cell.keep < 1 and cell.criterion != "random"
     return (CALIBRATED,) if scored else ()
 
@@ -101,6 +111,11 @@ def needs(cell: Cell) -> tuple[Cell, ...]:
 def pattern(cell: Cell) -> Cell:
     """The gradual run whose widths a ``fresh`` cell takes."""
     return replace(cell, arm="gradual")
+
+
+def tuned(cell: Cell) -> Cell:
+    """The run of SmolLM2 whose losses a ``text`` cell with a rate reads."""
+    return replace(cell, arm="taught", seed=0)
 
 
 # ---- the character model
@@ -319,10 +334,50 @@ def left_over(context: Context) -> nn.Module:
     return apply_recipe(net, graph, recipe).eval()
 
 
+class Reading(Task):
+    """Windows of text that predict their own tokens."""
+
+    def loss(self, logits: Any, y: Tensor) -> Tensor:
+        """Mean nats a token."""
+        return next_token_loss(logits, y)
+
+
+def taught(context: Context) -> dict[str, Any]:
+    """SmolLM2 tuned while neurons go, or whole; leaves its losses on all stretches."""
+    cell, (dense, windows, graph) = context.cell, language_model()
+    x = windows[list(TAUGHT)]
+    data = Splits(*[Split(x, x)] * 3, classes=(), hash="")
+    tuning = Training(
+        epochs=1, batch=1, lr=cell.lr, optimizer="adamw", weight_decay=0.0, clip=1.0
+    )  # fmt: skip
+    task = Reading("wikitext2/smollm2", data, "smollm2", {}, "perplexity", tuning)
+    net = copy.deepcopy(dense).requires_grad_()
+    generator, found = context.generator(), {}
+    if cell.keep == 1:
+        fit(net, task, tuning, generator=generator)
+    else:
+        config = method.Config(criterion=cell.criterion, scope=cell.scope)
+        budget = share_of_neurons(graph, cell.keep, "params")
+        done = method.compress(net, task, budget, config, tuning=tuning, generator=generator)
+        net, found = done.model, {"trace": [round(v, 3) for v in done.trace["loss"]]}
+    losses = torch.stack([window_losses(net.eval(), stretch(s)) for s in range(STRETCHES)])
+    save_file({"losses": losses}, context.keep("losses.safetensors"))
+    return found | {"steps": len(x), "log_perplexity": float(losses.mean())}
+
+
+def stretch(seed: int) -> Tensor:
+    """The windows of a replicate; the stretch before the first was looked at in a trial."""
+    first = (seed + 1) * APART
+    return language_model()[1][first : first + WINDOWS]
+
+
 def on_text(context: Context) -> dict[str, Any]:
     """Loss of SmolLM2 on a stretch of the text, with the neurons that are left."""
-    first = (context.cell.seed + 1) * APART  # the stretch before was looked at in a trial
-    losses = window_losses(left_over(context), language_model()[1][first : first + WINDOWS])
+    cell = context.cell
+    if cell.lr:
+        losses = load_file(context.kept(tuned(cell), "losses.safetensors"))["losses"][cell.seed]
+    else:
+        losses = window_losses(left_over(context), stretch(cell.seed))
     return {
         "log_perplexity": float(losses.mean()),
         "losses": [round(v, 5) for v in losses.tolist()],
@@ -347,5 +402,6 @@ def removed(context: Context) -> dict[str, Any]:
 
 ARMS = {
     "dense": dense, "gradual": gradual, "cut": gradual, "soft": soft_movement, "fresh": fresh,
-    "plane": plane, "calibrate": calibrate, "text": on_text, "removed": removed,
+    "plane": plane, "calibrate": calibrate, "taught": taught, "text": on_text,
+    "removed": removed,
 }  # fmt: skip

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from survey_lib.evidence.protocol import Role, Rows, instead, mean, statistics, tune_grid
-from survey_lib.experiments.what_matters_llm.cells import CALIBRATED, Cell
+from survey_lib.experiments.what_matters_llm.cells import CALIBRATED, STRETCHES, Cell, tuned
 
 CRITERIA = ("magnitude", "random", "top_v", "gum")
 """What the paper's table compares at a share that is set; soft movement sets its own."""
@@ -24,23 +24,25 @@ LAMBDAS = (0.0, 16.0, 64.0)
 LEFT = (0.75, 0.5, 0.25)
 """The explorer's settings."""
 
-STRETCHES = 5
-"""Stretches of WikiText-2 on which SmolLM2 is read."""
 TEXT_KEEP = (0.9, 0.8, 0.6)
 SCORES = ("random", "magnitude", "sensitivity", "top_v", "unlike")
 COLLAPSE = 0.8
 """Share of SmolLM2's neurons at which random and the best criterion are compared."""
+TEXT_RATE = 0.0001
+"""Of SmolLM2's tuning, for all its arms alike."""
+BEFOREHAND = (TEXT_RATE,)
+"""Rates that were set and not tried; the card says so."""
 
 RATES = {
-    "dense": 0.0001,
-    "magnitude": 0.004, "random": 0.004, "top_v": 0.004, "gum": 0.004,
-    "magnitude, distilled": 0.004, "random, distilled": 0.004, "top_v, distilled": 0.004,
+    "dense": 0.00001,
+    "magnitude": 0.002, "random": 0.002, "top_v": 0.004, "gum": 0.002,
+    "magnitude, distilled": 0.002, "random, distilled": 0.004, "top_v, distilled": 0.008,
     "gum, distilled": 0.004,
 }  # fmt: skip
-"""First guesses: the profile tune has not been run yet."""
-TRIED = (0.0005, 0.001, 0.002, 0.004)
+"""Each the best mean on validation of those tried."""
+TRIED = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
 """Rates of every role that loses neurons …"""
-TRIED_WHOLE = (0.00003, 0.0001, 0.0003, 0.001)
+TRIED_WHOLE = (0.0, 0.00001, 0.00003, 0.0001, 0.0003, 0.001)
 """… and of the whole net, which has converged and bears small steps only."""
 REPLICATES = (900, 901, 902)
 
@@ -123,18 +125,28 @@ def _text(stretch: int) -> list[Cell]:
     ]  # fmt: skip
 
 
+def _taught(stretch: int) -> list[Cell]:
+    """SmolLM2 tuned: whole, and with a fifth of its neurons gone little by little."""
+    return [
+        Cell("text", stretch, keep=1.0, lr=TEXT_RATE),
+        *(Cell("text", stretch, c, keep=COLLAPSE, lr=TEXT_RATE) for c in ("random", "top_v")),
+    ]
+
+
 def _removed() -> list[Cell]:
     return [Cell("removed", 0, "sensitivity", keep=k) for k in (0.8, 0.5)]
 
 
 def _study() -> list[Cell]:
-    """The calibration first: others wait for it."""
-    cells = [CALIBRATED]
+    """The calibration first, which others wait for, and what takes longest."""
+    read = [c for s in range(STRETCHES) for c in _taught(s)]
+    cells = [CALIBRATED, *dict.fromkeys(tuned(c) for c in read)]
     cells += [c for s in range(SEEDS) for c in (*_table(s), *_judged(s))]
     cells += [c for s in range(FEW) for c in _drawn(s)]
     cells += [Cell("soft", 0, lambda_mvp=p, lr=RATES["top_v"]) for p in PENALTIES]
     cells += [cell("fresh", 0, "top_v"), *explored()]
-    return cells + [c for s in range(STRETCHES) for c in _text(s)] + _removed()
+    cells += [*read, *(c for s in range(STRETCHES) for c in _text(s))]
+    return cells + _removed()
 
 
 def _quick() -> list[Cell]:
@@ -233,16 +245,25 @@ def training_closes_the_gap(rows: Rows) -> float:
 def smollm2_random_over_sensitivity(rows: Rows) -> float:
     """Nats a token, a fifth of the neurons gone at once: random minus by sensitivity."""
     random, sensitive = (
-        rows.one(arm="text", criterion=c, keep=COLLAPSE)["log_perplexity"]
+        rows.one(arm="text", criterion=c, keep=COLLAPSE, lr=0.0)["log_perplexity"]
         for c in ("random", "sensitivity")
     )
     return random - sensitive
 
 
+def smollm2_random_tuned(rows: Rows) -> float:
+    """Nats a token, both tuned: a fifth gone little by little at random, minus whole."""
+    whole, random = (
+        rows.one(arm="text", criterion=c, keep=k, lr=TEXT_RATE)["log_perplexity"]
+        for c, k in (("gum", 1.0), ("random", COLLAPSE))
+    )
+    return random - whole
+
+
 STATISTICS = statistics(
     Cell, magnitude_over_random, random_over_top_v, top_v_over_gum, spread_shrinks,
     uniqueness_gain, copies_kept_whole, sensitivity_random_over_magnitude, training_closes_the_gap,
-    smollm2_random_over_sensitivity,
+    smollm2_random_over_sensitivity, smollm2_random_tuned,
 )  # fmt: skip
 
 
@@ -271,6 +292,9 @@ INSTEAD = instead(
             "75 % left": lambda r: _gap(r, "random", "top_v", 0.75),
             "25 % left": lambda r: _gap(r, "random", "top_v", 0.25),
             "50 % left, distilled": lambda r: _gap(r, "random", "top_v", alpha=ALPHA),
+            "against magnitude, both shares": lambda r: mean(
+                _gap(r, "random", "magnitude", k) for k in JUDGED
+            ),
         },
         "top_v_over_gum": {
             "75 % left": lambda r: _gap(r, "top_v", "gum", 0.75),
