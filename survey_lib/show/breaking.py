@@ -110,7 +110,11 @@ def _data(verdict: Verdict, replicates: str, instead: Mapping[str, Values]) -> d
         "region": [None if end is None else times * end for end in verdict.claim.region],
         "least": MINIMUM_SEEDS,
         # quantile for n replicates at position n
-        "t": [0, 0, *(_brief(student.ppf((1 + LEVEL) / 2, n - 1)) for n in range(2, most + 1))],
+        "t": [
+            0,
+            0,
+            *(_brief(float(student.ppf((1 + LEVEL) / 2, n - 1))) for n in range(2, most + 1)),
+        ],
         "places": decimals_for(in_unit(verdict.interval, unit)),
         "unit": unit_words(unit),
         "signed": unit in SIGNED,
@@ -121,4 +125,4 @@ def _data(verdict: Verdict, replicates: str, instead: Mapping[str, Values]) -> d
 
 def _brief(value: float) -> float:
     """A number to seven digits: more than any page shows."""
-    return float(f"{float(value):.7g}")
+    return float(f"{value:.7g}")
