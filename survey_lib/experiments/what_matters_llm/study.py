@@ -102,6 +102,7 @@ def _drawn(seed: int) -> list[Cell]:
     return [
         *(Cell("cut", seed, c) for c in ("magnitude", "gum")),
         *(cell("gradual", seed, c, at_once=True) for c in ("random", "magnitude")),
+        *(cell("gradual", seed, c, scope="local") for c in ("magnitude", "top_v")),
         cell("gradual", seed, "random", copies=COPIES),
     ]
 
