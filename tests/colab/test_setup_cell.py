@@ -52,7 +52,7 @@ def test_it_is_the_generated_one(slug):
 def test_where_the_library_is_absent_pip_takes_it_from_git(slug):
     said, [command] = run_absent(cell(slug).source, fails=False)
     assert command[1:5] == ["-m", "pip", "install", "--quiet"]
-    extra = "[llm]" if slug == "llm_int8" else ""
+    extra = "[llm]" if slug in ("llm_int8", "what_matters_llm") else ""
     wanted = f"compression-survey{extra} @ git+{layout.repository_url()}@{layout.branch()}"
     assert command[5:] == [wanted]
     assert said == ["survey_lib 9.9 is installed"]
