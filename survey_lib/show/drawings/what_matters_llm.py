@@ -67,8 +67,8 @@ def draw() -> Drawing:
             ),
             Stage(
                 "what goes: the lowest scores",
-                "One ranking for all layers. Movement keeps both copies; GUM gives their "
-                "places to others.",
+                "One ranking for all layers. Both copies stay by movement, and by GUM "
+                "neither does.",
                 tuple(goes),
             ),
         ],

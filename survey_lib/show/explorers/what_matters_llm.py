@@ -55,7 +55,8 @@ def chart(rows: pd.DataFrame, chosen: dict[str, alt.Parameter]) -> alt.VConcatCh
     look = alt.Color("becomes:N", title=None, legend=alt.Legend(orient="top")).scale(
         domain=[STAYS, GOES], range=[style.css("gum"), style.css("oneshot")]
     )
-    shape = alt.Shape("becomes:N", title=None, legend=None).scale(
+    # the same legend, so that the two become one
+    shape = alt.Shape("becomes:N", title=None, legend=alt.Legend(orient="top")).scale(
         domain=[STAYS, GOES], range=["circle", "cross"]
     )
     plane = (
