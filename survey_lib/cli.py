@@ -416,12 +416,13 @@ def compare_methods(
             request, out, jobs=jobs, progress=not as_json,
             say=lambda line: typer.echo(line, err=True),
         )  # fmt: skip
-        files.write_atomic(out / "index.html", own_page.page(done))
-        files.write_atomic(out / "compared.json", json.dumps(own_page.data(done), indent=1) + "\n")
+        found = own_page.data(done)
+        files.write_atomic(out / "index.html", own_page.page(found))
+        files.write_atomic(out / "compared.json", json.dumps(found, indent=1) + "\n")
     if as_json:
-        typer.echo(json.dumps(own_page.data(done), indent=1))
+        typer.echo(json.dumps(found, indent=1))
     else:
-        typer.echo(own_page.text(done))
+        typer.echo(own_page.text(found))
         typer.echo(f"\nwritten: {out / 'index.html'}, compared.json, records.jsonl")
     if done.failed:
         raise typer.Exit(1)

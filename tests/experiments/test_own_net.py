@@ -180,7 +180,7 @@ def test_a_method_that_fails_is_named_and_the_others_stand(images, tmp_path, mon
     done = ran(request(images, "l1", "random", seeds=1, tries=1), tmp_path)
     assert done.failed == {"random": "RuntimeError: no luck"}
     assert {line.name for line in done.lines} == {"l1", ""}
-    assert "Failed: random: RuntimeError: no luck." in own_page.text(done)
+    assert "Failed: random: RuntimeError: no luck." in own_page.text(own_page.data(done))
 
 
 def made(images, *leads):
@@ -199,10 +199,10 @@ def made(images, *leads):
 
 def test_the_headline_says_no_more_than_the_intervals(images):
     done = made(images, (0.02, 0.01), (-0.03, 0.01), (0.01, 0.02), (0.0, 0.01))
-    assert own_page.headline(done) == (
+    assert own_page.headline(own_page.data(done)) == (
         "better than ℓ1: random; worse: taylor; 2 cannot be told from ℓ1 with 5 seeds"
     )
-    said = own_page.text(done)
+    said = own_page.text(own_page.data(done))
     assert "0.06 (edge)" in said
     assert "a better one may lie beyond" in said
     assert "+2.0 [+1.0, +3.0]" in said
@@ -214,7 +214,7 @@ def test_the_headline_says_no_more_than_the_intervals(images):
 def test_the_page_stands_alone_and_no_text_of_a_user_is_markup(images):
     done = made(images, (0.02, 0.01))
     done = replace(done, request=replace(done.request, spec="<script>alert(1)</script>.py:f"))
-    page = own_page.page(done)
+    page = own_page.page(own_page.data(done))
     assert "<script>alert" not in page
     assert "Left out: bn_scale: &lt;none&gt;." in page
     assert "src=" not in page

@@ -2,44 +2,49 @@
 
 import pytest
 
+from survey_lib.publish import layout
 from tests.site.test_site import WIDTHS, pages, visit
 
 pytestmark = pytest.mark.site
 
 # Words of a drawing that end outside it or lie on others. Slanted words are measured against the
 # edge only: the boxes around them overlap where they do not.
-DRAWINGS = """() => {
+DRAWINGS = """where => {
   const found = [];
   const words = e => e.textContent.trim().slice(0, 40);
   const turned = e => {
     const m = e.getScreenCTM();
     return Math.abs(m.a * m.b) > 0.01;
   };
-  for (const svg of document.querySelectorAll("article svg")) {
+  for (const svg of document.querySelectorAll(`${where} svg`)) {
     if (svg.closest("mjx-container") || !svg.getBoundingClientRect().height) continue;
     const box = svg.getBoundingClientRect();
-    const seen = [...svg.querySelectorAll("text")].filter(t => {
-      const style = getComputedStyle(t);
-      return words(t) && style.visibility !== "hidden" && Number(style.opacity) > 0
-        && t.getBoundingClientRect().width;
-    });
-    seen.forEach((t, i) => {
+    const seen = [];
+    for (const t of svg.querySelectorAll("text")) {
       const r = t.getBoundingClientRect();
+      if (!r.width || !words(t)) continue;
+      const style = getComputedStyle(t);
+      if (style.visibility === "hidden" || Number(style.opacity) <= 0) continue;
       const over = Math.max(
         box.left - r.left, r.right - box.right, box.top - r.top, r.bottom - box.bottom);
       if (over > 2) found.push(`${words(t)}: ${over.toFixed()} px cut off`);
-      for (const other of turned(t) ? [] : seen.slice(0, i)) {
-        if (turned(other)) continue;
-        const q = other.getBoundingClientRect();
+      if (turned(t)) continue;
+      for (const [other, q] of seen) {
         const x = Math.min(r.right, q.right) - Math.max(r.left, q.left);
         const y = Math.min(r.bottom, q.bottom) - Math.max(r.top, q.top);
         if (x > 2 && y > 0.4 * Math.min(r.height, q.height))
           found.push(`${words(t)} lies on ${words(other)}`);
       }
-    });
+      seen.push([t, r]);
+    }
   }
   return [...new Set(found)];
 }"""
+
+LOWEST = {1280: 900, 375: 1400}
+"""Width → where the main figure ends at the latest, in px."""
+MOVED = "article .survey-explorer"
+"""Where a control may change words."""
 
 # A table wider than its place must scroll there, say so, and keep its first column in view.
 TABLES = """() => {
@@ -107,36 +112,53 @@ CHANGES = """async () => {
 def test_nothing_is_cut(name, width, site, browser):
     with visit(browser, width) as one:
         page = one.open((site / name).as_uri())
-        for box in page.locator(".survey-explorer").all():
+        if name.removeprefix("notebooks/").removesuffix(".html") in layout.chapters():
+            main_figure_is_seen(page, LOWEST[width])
+        boxes = page.locator(".survey-explorer").all()
+        for box in boxes:
             box.locator(".survey-chart[data-drawn]").wait_for(timeout=10_000)
+            fills_its_box(box)
         page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")
-        assert page.evaluate(DRAWINGS) == []
+        assert page.evaluate(DRAWINGS, "article") == []
         assert page.evaluate(TABLES) == []
         assert page.evaluate(LINES) == []
         page.wait_for_timeout(700)  # what opened has been drawn, once
         assert page.evaluate(CHANGES) <= 20, "the layout changes back and forth"
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", [name for name in pages() if name.startswith("notebooks/")])
-def test_nothing_is_cut_after_a_control_moved(name, width, site, browser):
-    with visit(browser, width) as one:
-        page = one.open((site / name).as_uri())
-        for box in page.locator(".survey-explorer").all():
-            box.locator(".survey-chart[data-drawn]").wait_for(timeout=10_000)
+        for box in boxes:
             for control in box.locator("[data-param]").all():
                 for place in ("last", "first"):
-                    if control.is_disabled():  # another one's setting leaves it nothing to change
-                        continue
-                    control.evaluate(
-                        """(e, place) => {
-                          if (e.tagName === "SELECT")
-                            e.selectedIndex = place === "last" ? e.options.length - 1 : 0;
-                          else e.value = place === "last" ? e.max : e.min;
-                          e.dispatchEvent(new Event("input", { bubbles: true }));
-                        }""",
-                        place,
-                    )
-                    page.wait_for_timeout(200)
-                    label = control.get_attribute("data-param")
-                    assert page.evaluate(DRAWINGS) == [], f"{label} at its {place} value"
+                    nothing_is_cut_at(page, control, place)
+
+
+def main_figure_is_seen(page, lowest):
+    """The main figure is on the first screens, and once on the page."""
+    assert page.locator(".survey-hero").count() == 1
+    ends = page.locator(".survey-hero svg:visible").bounding_box()
+    assert ends["y"] + ends["height"] <= lowest
+    assert page.locator(".survey-strip > li").count() <= 3
+    assert page.locator("a[href='#main-figure']").count() == 1
+
+
+def fills_its_box(box):
+    """An explorer's chart is as wide as its box and no wider."""
+    room = box.locator(".survey-chart").bounding_box()["width"]
+    chart = box.locator(".vega-embed svg, svg.marks, canvas").first
+    assert 0.9 * room < chart.bounding_box()["width"] <= room + 1
+
+
+def nothing_is_cut_at(page, control, place):
+    """A control set to its last or first value cuts no word of its explorer."""
+    if control.is_disabled():  # another one's setting leaves it nothing to change
+        return
+    control.evaluate(
+        """(e, place) => {
+          if (e.tagName === "SELECT")
+            e.selectedIndex = place === "last" ? e.options.length - 1 : 0;
+          else e.value = place === "last" ? e.max : e.min;
+          e.dispatchEvent(new Event("input", { bubbles: true }));
+        }""",
+        place,
+    )
+    page.wait_for_timeout(200)
+    label = control.get_attribute("data-param")
+    assert page.evaluate(DRAWINGS, MOVED) == [], f"{label} at its {place} value"
