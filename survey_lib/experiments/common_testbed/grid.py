@@ -130,9 +130,9 @@ def points(piece: Piece, name: str) -> list[dict[str, Any]]:
 
 LADDER = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Learning rates that may be tried, in rates of the dense net's own recipe."""
-TRIES: dict[str, int] = {}
+TRIES: dict[str, int] = {"resnet_small channels 6": 4}
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
-FIRST: dict[str, int] = {}
+FIRST: dict[str, int] = {"resnet_small adaptive_budget 6": 3, "resnet_small l1 6": 3}
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
 
