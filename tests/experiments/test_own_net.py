@@ -211,6 +211,13 @@ def test_the_headline_says_no_more_than_the_intervals(images):
     }  # fmt: skip
 
 
+def test_a_comparison_kept_as_json_is_shown_as_it_was(images):
+    found = own_page.data(made(images, (0.02, 0.01), (-0.03, 0.01)))
+    kept = json.loads(json.dumps(found))
+    assert own_page.text(kept) == own_page.text(found)
+    assert own_page.page(kept) == own_page.page(found)
+
+
 def test_the_page_stands_alone_and_no_text_of_a_user_is_markup(images):
     done = made(images, (0.02, 0.01))
     done = replace(done, request=replace(done.request, spec="<script>alert(1)</script>.py:f"))
