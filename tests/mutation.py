@@ -118,6 +118,16 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      'wide = max((s.positions.shape[1] for s in found_slices[g] if s.role != "in"), default=1)',
      'wide = max((s.positions.shape[1] for s in found_slices[g] if s.role != "in"), default=2)'):
         "a group's first axis is that of what makes it, so the default is not asked for",
+    ("survey_lib/methods/adaptive_activation/config.py", "images: int = 512", "images: int = 513"):
+        "a number that was chosen, and no rule",
+    ("survey_lib/methods/adaptive_activation/training.py", "each: int = 0", "each: int = -1"):
+        "where nothing is trained, the steps of a round are not looked at",
+    ("survey_lib/methods/adaptive_activation/training.py", "whole: int = 0", "whole: int = -1"):
+        "where nothing is trained, there is no total that they are taken from",
+    ("survey_lib/methods/adaptive_activation/method.py",
+     "graph = trace_groups(model, task.example(1).to(next(model.parameters()).device))",
+     "graph = trace_groups(model, task.example(2).to(next(model.parameters()).device))"):
+        "the groups do not depend on the number of examples",
 }  # fmt: skip
 """(file, line as it is, line as it would be) → why no test could notice."""
 

@@ -85,6 +85,28 @@ def test_constants_go_through_flattening_and_a_linear_layer():
     same(net, found.model)
 
 
+class Streaked(nn.Module):
+    """The lowest row of each map is multiplied by the image's."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head = nn.Conv2d(1, 4, 3, 1, 1), nn.Linear(4 * 64, 3)
+        self.register_buffer("above", torch.arange(8).view(1, 1, 8, 1).expand(1, 1, 8, 8) < 7)
+
+    def forward(self, x):
+        h = F.relu(self.conv(x))
+        return self.head(torch.where(self.above, h, h * x).flatten(1))
+
+
+def test_a_unit_that_is_constant_at_some_places_only_is_not_dead():
+    net = Streaked().double().eval()
+    silence(net.conv, [1], [0.7])
+    found = simplified(net, X)
+    assert found.removed == {}
+    same(net, found.model)
+
+
 def test_a_layer_that_had_no_bias_gets_one():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2, bias=False)).double()
