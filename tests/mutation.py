@@ -57,6 +57,7 @@ TESTS: dict[str, list[str]] = {
     "methods/contract.py": ["tests/test_battery.py", f"{METHODS}files.py", "tests/test_api.py"],
     "methods/llm_int8/outliers.py": [f"{METHODS}outliers.py", f"{METHODS}llm_int8.py"],
     "methods/llm_int8/planting.py": [f"{METHODS}planting.py", f"{METHODS}llm_int8.py"],
+    "methods/own_model.py": [f"{METHODS}own_model.py", f"{METHODS}damaged_files.py"],
     "methods/sharing.py": [
         f"{METHODS}sharing.py",
         f"{METHODS}group_fisher.py", f"{METHODS}closer_look.py", f"{METHODS}thinet.py",
@@ -128,6 +129,13 @@ EXPLAINED: dict[tuple[str, str, str], str] = {
      "graph = trace_groups(model, task.example(1).to(next(model.parameters()).device))",
      "graph = trace_groups(model, task.example(2).to(next(model.parameters()).device))"):
         "the groups do not depend on the number of examples",
+    ("survey_lib/methods/what_matters_llm/measures.py",
+     "total = total.to(w.device) + rows[at].sum(1)",
+     "total = total.to(w.device) - rows[at].sum(1)"):
+        "of the sum the absolute value is taken",
+    ("survey_lib/mechanics/rules/views.py",
+     "out = np.ascontiguousarray(moved[:, 0])", "out = np.ascontiguousarray(moved[:, -1])"):
+        "the labels of a row are the same, or tied a line above",
 }  # fmt: skip
 """(file, line as it is, line as it would be) → why no test could notice."""
 

@@ -401,6 +401,28 @@ def test_a_batch_norm_behind_a_transposed_convolution_is_folded_into_it():
     torch.testing.assert_close(relevance(net, x, start).input, folded)
 
 
+class Unnamed(nn.Module):
+    """A transposed convolution that is called as a function, its groups left at their default."""
+
+    def __init__(self, up, rest):
+        super().__init__()
+        self.up, self.rest = up, rest
+
+    def forward(self, x):
+        return self.rest(F.conv_transpose2d(x, self.up.weight, self.up.bias, 2))
+
+
+def test_groups_that_are_not_named_are_one():
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(2, 3, 2, 2)
+    rest = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+    rest[0].running_mean.uniform_()
+    x = torch.rand(4, 2, 2, 2, generator=seeded(2)).double()
+    start = true_class(torch.tensor([0, 1, 1, 0]))
+    named = relevance(nn.Sequential(up, *rest).double().eval(), x, start).input
+    torch.testing.assert_close(relevance(Unnamed(up, rest).double().eval(), x, start).input, named)
+
+
 @pytest.mark.parametrize("rows", [True, False])
 def test_a_batch_norm_behind_a_linear_layer_is_folded_where_both_mean_the_same_axis(rows):
     """Of (N, C) it scales the layer's units; of (N, T, C) it scales places, no part of it."""
