@@ -319,6 +319,14 @@ def test_a_net_with_int8_layers_hands_gradients_to_what_lies_before_them():
     assert not list(net[1].parameters())
 
 
+def test_a_token_alone_is_a_row_of_tokens(config, kernel):
+    x, w = matrices(dtype=torch.float32)
+    layer = Int8Linear(linear(w), config)
+    torch.testing.assert_close(layer(x[0]), layer(x[:1])[0], rtol=0, atol=0)
+    wanted = x[:1].double() @ w.double()
+    assert (layer(x[:1]) - wanted).norm() < 0.1 * wanted.norm()
+
+
 def test_no_tokens_give_no_tokens(config, kernel):
     _, w = matrices(dtype=torch.float32)
     layer = Int8Linear(linear(w, bias=True), config)
