@@ -123,8 +123,13 @@ def _papers(folder: Path, judged: Judged, unbuilt: Mapping[str, str]) -> list[st
 
 
 def _timings(folder: Path) -> None:
-    """Fill the pages of the benchmarks and of the engine, in a book that has them."""
-    for name, fill in (("benchmarks.md", timings.fill), ("engine.md", timings.fill_example)):
+    """Fill the pages that show recorded commands and times, in a book that has them."""
+    filled = {
+        "benchmarks.md": timings.fill,
+        "engine.md": timings.fill_example,
+        "own_net.md": timings.fill_compared,
+    }
+    for name, fill in filled.items():
         page = folder / "book" / name
         if page.exists():
             text = fill(page.read_text(encoding="utf-8"), layout.root() / "benchmarks")

@@ -1,7 +1,8 @@
 """The benchmarks' page: every row of ``benchmarks/*.jsonl`` with both sides and its target."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ SHORT = {
 
 EXAMPLE = "<!-- survey: own_model -->"
 """Where the page on the channel engine shows ``survey prune``."""
+COMPARED = "<!-- survey: own_compare -->"
+"""Where the page on one's own net shows ``survey compare``."""
 
 
 def fill(page: str, folder: Path) -> str:
@@ -75,18 +78,49 @@ def fill_example(page: str, folder: Path) -> str:
     Raises:
         PublishError: the mark is missing or stands twice, or there is no record.
     """
-    if page.count(EXAMPLE) != 1:
-        raise PublishError(f"book/engine.md must hold the line {EXAMPLE} once: put it there")
-    path = folder / "own_model.json"
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+    _marked(page, EXAMPLE, "engine")
+    with _record(folder / "own_model.json") as kept:
         text = f"$ {kept['command']}\n{kept['printed'].rstrip()}"
-        when = f"Recorded on {kept['made'][:10]} at commit {kept['commit']}."
+        return page.replace(EXAMPLE, f"```text\n{text}\n```\n\n{_when(kept)}")
+
+
+def fill_compared(page: str, folder: Path) -> str:
+    """The page's Markdown with figure and table of ``survey compare``, as recorded, at the mark.
+
+    Raises:
+        PublishError: the mark is missing or stands twice, or there is no record.
+    """
+    from survey_lib.show import own_page
+
+    _marked(page, COMPARED, "own_net")
+    with _record(folder / "own_compare.json") as kept:
+        images = kept["images"]
+        told = (
+            f"The folder held {images['train']:,} images to train on and {images['test']:,} to "
+            f"test with. {_when(kept)}"
+        )
+        text = f"```text\n$ {kept['command']}\n```\n\n{told}\n\n{own_page.shown(kept['found'])}"
+        return page.replace(COMPARED, text)
+
+
+def _marked(page: str, mark: str, name: str) -> None:
+    if page.count(mark) != 1:
+        raise PublishError(f"book/{name}.md must hold the line {mark} once: put it there")
+
+
+@contextmanager
+def _record(path: Path) -> Iterator[Mapping[str, Any]]:
+    """A recorded run of a command; one sentence where it is missing or damaged."""
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PublishError(
-            f"benchmarks/{path.name} holds no record: run python -m benchmarks.own_model"
+            f"benchmarks/{path.name} holds no record: run python -m benchmarks.{path.stem}"
         ) from None
-    return page.replace(EXAMPLE, f"```text\n{text}\n```\n\n{when}")
+
+
+def _when(kept: Mapping[str, Any]) -> str:
+    return f"Recorded on {kept['made'][:10]} at commit {kept['commit']}."
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

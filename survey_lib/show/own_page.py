@@ -80,6 +80,12 @@ def headline(found: Found) -> str:
     return "; ".join(told) or "there is nothing to compare with"
 
 
+def _sentence(found: Found) -> str:
+    """The headline with a capital in front; names keep theirs."""
+    told = headline(found)
+    return told[:1].upper() + told[1:]
+
+
 def text(found: Found) -> str:
     """The table in plain text, with what was left out and how it was made under it."""
     notes = [f"{headline(found)}.", *_notes(found)]
@@ -149,7 +155,7 @@ def _notes(found: Found) -> list[str]:
 def shown(found: Found) -> str:
     """Figure and table as HTML, for a page that has the book's styles."""
     whole = table(
-        _frame(found), caption=f"{headline(found).capitalize()}. Every number of the comparison.",
+        _frame(found), caption=f"{_sentence(found)}. Every number of the comparison.",
         notes=_notes(found), decimals={"ms": 3},
     )  # fmt: skip
     return _figure(found) + whole.html
@@ -215,7 +221,7 @@ def _figure(found: Found) -> str:
         drawn[0], drawn[1], "own-net",
         alt=f"Test accuracy of {len(lines)} nets with 95 % intervals; the dense nets have "
         f"{100 * dense:.1f} %.",
-        caption=f"{headline(found).capitalize()}. Dots: mean test accuracy, lines: 95 % intervals "
+        caption=f"{_sentence(found)}. Dots: mean test accuracy, lines: 95 % intervals "
         f"over {found['seeds']} seeds. Dashed: the dense nets before tuning; "
         f"“{LONGER}” has had the tuning too.",
     )  # fmt: skip

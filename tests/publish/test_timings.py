@@ -11,6 +11,7 @@ from survey_lib.publish import timings
 from survey_lib.publish.layout import PublishError
 
 BOOK = files.PACKAGE.parent / "book"
+BENCHMARKS = BOOK.parent / "benchmarks"
 MACHINE = {
     "commit": "abc", "made": "2026-01-02T03:04:05+00:00", "processor": "A fast one", "threads": 1,
     "cores": 2, "system": "Linux", "python": "3.11.0", "torch": "2.9",
@@ -149,6 +150,48 @@ def test_the_example_of_a_users_net_is_shown_as_it_was_recorded(tmp_path):
     (tmp_path / "own_model.json").write_text("{}")
     with pytest.raises(PublishError, match=r"run python -m benchmarks\.own_model"):
         timings.fill_example(timings.EXAMPLE, tmp_path)
+
+
+def test_a_comparison_of_a_users_net_is_shown_as_it_was_recorded(tmp_path):
+    found = {
+        "model": "net.py:build", "data": "imagefolder:my_images",
+        "budget": {"metric": "macs", "keep": 0.5}, "seeds": 2, "rates": [0.1], "tune_epochs": 1.0,
+        "train_epochs": 2.0, "dense": {"mean": 0.75, "low": None, "high": None, "n": 2},
+        "dense_measured": {"macs": 123_456, "params": 10, "file_bytes": 40, "min_ms": 1.5},
+        "methods": [{
+            "name": "fisher", "label": "Fisher", "lr": 0.1, "rate_at_edge": True,
+            "test": {"mean": 0.6125, "low": 0.6095, "high": 0.6155, "n": 2},
+            "lead_over_l1": {"mean": 0.1, "low": 0.05, "high": 0.15, "n": 2},
+            "macs": 61_728, "params": 5, "seconds": 1.0, "measured": None,
+        }],
+        "left_out": {"thinet": "no room"}, "failed": {}, "device": "a machine", "machine": {},
+    }  # fmt: skip
+    kept = {"command": "survey compare --x", "images": {"train": 2000, "test": 10}, "found": found,
+            "made": "2026-01-02T03", "commit": "abc"}  # fmt: skip
+    (tmp_path / "own_compare.json").write_text(json.dumps(kept))
+    page = timings.fill_compared(f"a\n\n{timings.COMPARED}\n\nb", tmp_path)
+    for words in (
+        "```text\n$ survey compare --x\n```",
+        "2,000 images to train on and 10 to test with. Recorded on 2026-01-02 at commit abc.",
+        "61.25 [60.95, 61.55]", 'data-value="123456', "0.1 (edge)", "Left out: thinet: no room.",
+        "Better than ℓ1: Fisher.</strong>", "<svg",
+    ):  # fmt: skip
+        assert words in page
+    with pytest.raises(PublishError, match=r"book/own_net\.md must hold the line"):
+        timings.fill_compared("nothing", tmp_path)
+    del kept["found"]["methods"]
+    (tmp_path / "own_compare.json").write_text(json.dumps(kept))
+    with pytest.raises(PublishError, match=r"run python -m benchmarks\.own_compare"):
+        timings.fill_compared(timings.COMPARED, tmp_path)
+
+
+def test_the_recorded_comparison_shows_every_method_that_was_asked_for():
+    page = timings.fill_compared((BOOK / "own_net.md").read_text(encoding="utf-8"), BENCHMARKS)
+    kept = json.loads((BENCHMARKS / "own_compare.json").read_text(encoding="utf-8"))
+    labels = [line["label"] for line in kept["found"]["methods"]]
+    assert len(labels) > 5
+    assert all(label in page for label in labels)
+    assert kept["command"] in page
 
 
 def test_the_error_of_each_side_stands_beside_its_time(tmp_path):
