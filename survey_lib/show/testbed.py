@@ -22,7 +22,7 @@ from survey_lib.show import page, style
 from survey_lib.show.figure import label_ends, panels
 from survey_lib.show.frames import mean_over, over_seeds
 from survey_lib.show.marks import forest
-from survey_lib.show.markup import Html
+from survey_lib.show.markup import Html, escape
 from survey_lib.show.tables import table
 from survey_lib.show.verdicts import say
 
@@ -197,6 +197,89 @@ def tuning_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     return fig, found
 
 
+FALLEN = 10.0
+"""Points below the median after full tuning from which a net counts as fallen."""
+
+
+def shapes(df: Frame, net: str, keep: float) -> Frame:
+    """What equal MACs leave of the parameters, and what accuracy comes of it after full tuning.
+
+    Returns:
+        Indexed by method, fewest parameters first: ``parameters`` (mean share of the dense net's,
+        %), ``mean``, ``low``, ``high`` and ``seeds`` of the accuracy (%), and whether it has
+        ``fallen``.
+    """
+    some = channel_methods(df, net)
+    some = some[(some.keep == keep) & (some.epochs == FULL) & (some.method != FRESH)]
+    found: Frame = pd.DataFrame(
+        {name: mean_over(100 * one.score) for name, one in some.groupby("method")}
+    ).T
+    found["parameters"] = 100 * some.groupby("method")["of parameters"].mean()
+    found["fallen"] = found["mean"] < found["mean"].median() - FALLEN
+    return found.sort_values("parameters")
+
+
+def shape_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
+    """Share of the parameters at equal MACs, and accuracy after full tuning, a row a method."""
+    fig, (left, right) = panels(2, height=4.6, sharey=True)
+    found = shapes(df, net, keep)
+    looks = {name: (look(str(name)), {"label": label(str(name))}) for name in found.index}
+    bars = left.barh(range(len(found)), found.parameters, height=0.6, color=style.GRID)
+    for bar, fallen in zip(bars, found.fallen, strict=True):
+        if fallen:
+            bar.set(color=style.series("lobster").light)
+    forest(right, found, looks)
+    left.set_yticks(range(len(looks)), [label(str(name)) for name in found.index])
+    left.set(title="what is left", xlabel="share of the parameters (%)")
+    right.set(title="what comes of it", xlabel="test accuracy (%)")
+    for ax in (left, right):
+        ax.tick_params(axis="y", labelsize=8.5)
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x", visible=True)
+    return fig, found.assign(label=[label(str(name)) for name in found.index])
+
+
+def shape_words(df: Frame, net: str, keep: float) -> Html:
+    """What the shapes come to, in numbers: who has fallen, and what equal shares of layers do."""
+    found = shapes(df, net, keep)
+    fallen, rest = found[found.fallen], found[~found.fallen]
+    told = []
+    if len(fallen):
+        names = _listed([label(str(name)) for name in fallen.index])
+        told.append(
+            f"{names} end more than {FALLEN:g} points below the median method. They keep at most "
+            f"{fallen.parameters.max():.0f} % of the parameters, the others at least "
+            f"{rest.parameters.min():.0f} %, at the same MACs."
+        )
+    shape = df[(df.net == net) & (df.how == "inherited") & (df.keep == keep) & (df.epochs == FULL)]
+    some = channel_methods(df, net)
+    some = some[(some.keep == keep) & (some.epochs == FULL)]
+    for rival, words in (
+        (MAGNITUDE, "The ℓ1 norm within equal shares of all layers, against the ℓ1 norm with one "
+         "budget for all"),
+        (RANDOM, "Against random channels"),
+    ):  # fmt: skip
+        own = some[some.method == rival].set_index("seed").score
+        gap = mean_over(100 * (shape.set_index("seed").score - own).dropna())
+        told.append(
+            f"{words}: {_points(gap['mean'])} points (95 % interval {_points(gap.low)} to "
+            f"{_points(gap.high)}), which is {_CALLED[word(gap.low, gap.high)]}."
+        )
+    said = " ".join(told)
+    return Html(f"<p>{escape(said)}</p>", said)
+
+
+_CALLED = {"better": "a lead", "worse": "a loss", "tie": "a tie"}
+
+
+def _points(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")  # no zero below zero
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
     """How far an order of methods carries: rank correlations, a row for each pair of boards.
 
@@ -297,18 +380,26 @@ def pareto_points(df: Frame, net: str, unit: str, epochs: float = FULL) -> Frame
 def pareto_figure(
     df: Frame, net: str, units: Sequence[str], epochs: float = FULL
 ) -> tuple[Any, Frame]:
-    """Accuracy against the share of the dense net, a panel a unit, and the best at each share."""
+    """Accuracy against the share of the dense net, a panel a unit, and the best at each share.
+
+    Nets that have fallen (see :func:`shapes`) stand as triangles at the lower edge.
+    """
     fig, axes = panels(len(units), height=3.9, sharey=True)
     drawn = []
     dense = 100 * df[(df.arm == "dense") & (df.net == net)].score.mean()
+    low = 100 * pareto_points(df, net, units[0], epochs).score.median() - FALLEN
     for ax, unit in zip(axes, units, strict=True):
         found = pareto_points(df, net, unit, epochs)
         for kind, key in KINDS.items():
             mine = found[found.kind == kind]
             if len(mine):
                 look_ = style.line(key, linestyle="none", label=kind, alpha=0.8)
-                ax.plot(mine.share, 100 * mine.score, **look_)
-        front = found[found.front].sort_values("share")
+                ax.plot(mine.share, 100 * mine.score.clip(lower=low / 100), **look_)
+        below = found[100 * found.score < low]
+        if len(below):  # an empty line that isn't clipped would take all room
+            fallen = style.line("lobster", linestyle="none", marker="v", label="_below")
+            ax.plot(below.share, [low] * len(below), **fallen, markersize=9, clip_on=False)
+        front = found[found.front & (100 * found.score >= low)].sort_values("share")
         ax.step(front.share, 100 * front.score, where="post", color=style.MUTED, linewidth=1.2,
                 label="_front")  # fmt: skip
         ax.axhline(dense, **style.line("dense", marker="", label="_dense"))
@@ -317,6 +408,7 @@ def pareto_figure(
         ax.set(title=unit, xlabel="share of the dense net")
         drawn.append(found)
     axes[0].set_ylabel("test accuracy (%)")
+    axes[0].set_ylim(bottom=min(low, dense))
     if found_kinds := {k for d in drawn for k in d.kind} - {"channels"}:
         axes[0].legend(loc="lower left", ncols=1 + len(found_kinds) // 3)
     return fig, pd.concat(drawn)
@@ -445,13 +537,12 @@ def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
         by = 100 if role.sign == 1 else 1
         rows.append({
             "net": NETS[net], "method": label(who), "epochs": " ".join(length) or "–",
-            "rate": grid.RATES[role.name],
+            "rate": f"{grid.RATES[role.name]:g}",
             "tried, with validation": ", ".join(f"{r:g}: {by * m:.2f}" for r, m in means.items()),
         })  # fmt: skip
     return table(
         pd.DataFrame(rows),
         name="rates",
-        decimals={"rate": 4},
         caption="Learning rates. The best on validation of equally many, each the mean of "
         f"{len(grid.REPLICATES)} further dense nets, chosen at the smallest size.",
     )
@@ -482,10 +573,12 @@ def say_as_found(claim: str, **texts: str) -> Html:
     Args:
         claim: id of a claim of the open page.
         texts: ``reproduced``, ``not_reproduced`` and ``inconclusive``, with the places for numbers
-            that :func:`survey_lib.show.verdicts.say` knows. A claim whose piece of the grid has
-            not been run yet says so.
+            that :func:`survey_lib.show.verdicts.say` knows.
+
+    Returns:
+        The sentence; nothing where the runs that the claim needs are still to be made, which the
+        table of pieces and the verdicts say.
     """
     verdict = page.page_verdicts()[claim]
-    waiting = f"{verdict.claim.title}: the runs that this question needs are still to be made."
-    text = texts.get(verdict.word.replace(" ", "_"), waiting)
-    return say(verdict, verdict.word, text)
+    text = texts.get(verdict.word.replace(" ", "_"))
+    return say(verdict, verdict.word, text) if text else Html("", "")

@@ -116,6 +116,7 @@ def test_figures_are_drawn_from_the_first_piece_and_from_all(first, every):
             "leads": testbed.lead_figure(df, NET, grid.HALF),
             "length": testbed.tuning_figure(df, NET, KEEP),
             "sizes": testbed.pareto_figure(df, NET, ("MACs", "parameters")),
+            "shapes": testbed.shape_figure(df, NET, KEEP),
             "prices": testbed.pareto_figure(df, NET, ("bytes", "milliseconds")),
         }
         found = testbed.agreements(df, KEEP)
@@ -175,7 +176,43 @@ def test_a_sentence_is_chosen_by_the_word_and_was_written_before(monkeypatch):
 
     assert "Yes, 0.20" in told(Verdict(claim, REPRODUCED, Interval(0.2, 0.1, 0.3, 5)))
     assert "Perhaps." in told(Verdict(claim, INCONCLUSIVE, Interval(0.5, 0.1, 0.9, 5)))
-    assert "still to be made" in told(Verdict(claim, NOT_TESTED))
+    assert told(Verdict(claim, NOT_TESTED)) == ""  # the verdicts and the table of pieces say it
+
+
+def test_a_starved_net_is_told_by_its_parameters_and_its_fall():
+    def net(cell, share, score):
+        size = {"params": share, "nonzeros": share, "bytes": 4 * share}
+        return record(cell, test=score, test_re=score, macs_nonzero=15, **size)
+
+    def method(name, seed):
+        return Cell("method", seed, NET, name, keep=KEEP, epochs=grid.FULL)
+
+    records = []
+    for s in range(3):
+        whole = Cell("dense", s, NET)
+        records.append(
+            record(whole, test=0.9, test_re=0.9, macs_nonzero=99, nonzeros=100, bytes=400)
+        )
+        shape = Cell("shape", s, NET, keep=KEEP, how="inherited", epochs=grid.FULL)
+        records += [
+            net(method("l1", s), 20, 0.80 + 0.01 * s), net(method("l2", s), 5, 0.5),
+            net(method("random", s), 30, 0.85 + 0.01 * s), net(shape, 30, 0.85 + 0.01 * s),
+        ]  # fmt: skip
+    df = testbed.nets(records)
+    found = testbed.shapes(df, NET, KEEP)
+    assert found.index.tolist() == ["l2", "l1", "random"]  # fewest parameters first
+    assert found.parameters.tolist() == pytest.approx([5, 20, 30])
+    assert found.fallen.tolist() == [True, False, False]
+    fig, _ = testbed.pareto_figure(df, NET, ("parameters",))
+    (edge,) = [line for line in fig.axes[0].lines if line.get_label() == "_below"]
+    assert list(edge.get_xdata()) == pytest.approx([0.05])  # the one that fell, at the lower edge
+    assert edge.get_ydata()[0] == fig.axes[0].get_ylim()[0] == pytest.approx(81 - testbed.FALLEN)
+    words = testbed.shape_words(df, NET, KEEP).text
+    assert "ℓ2 end more than 10 points below the median method" in words
+    assert "at most 5 % of the parameters, the others at least 20 %" in words
+    assert "+5.0 points (95 % interval +5.0 to +5.0), which is a lead" in words
+    assert "Against random channels: +0.0 points" in words
+    assert "a tie" in words
 
 
 # ---- the explorer

@@ -172,6 +172,15 @@ def inherited_over_fresh(rows: Rows) -> float:
     return _shape(rows, "inherited", epochs=FULL) - _number(rows, FRESH, SMALL, "test_re")
 
 
+def shares_over_budget(rows: Rows) -> float:
+    """Depthwise net: ℓ1 within equal shares minus ℓ1 across layers, tuned, mean over two sizes."""
+    return mean(
+        rows.one(arm="shape", net=M, keep=keep, how="inherited", epochs=FULL)["test_re"]
+        - board(rows, M, FULL, keep)[MAGNITUDE]
+        for keep in SIZES
+    )
+
+
 def statistics_gain(rows: Rows) -> float:
     """Half of the MACs, untuned: what re-estimated statistics add, mean over the criteria."""
     fresh, stale = (criteria(board(rows, R, 0.0, HALF, of)) for of in ("test_re", "test"))
@@ -247,12 +256,13 @@ STATISTICS = statistics(
     Cell, spread_left, order_before_and_after, random_gap, magnitude_place, winner_gain,
     fresh_over_winner, inherited_over_fresh, statistics_gain, order_of_sizes, time_for_macs,
     spread_left_after_one, order_after_one, order_of_nets, order_of_nets_untuned, spread_left_vgg,
-    weights_over_random, gradual_over_at_once, weights_over_channels, int8_over_pruned, free=FREE,
+    shares_over_budget, weights_over_random, gradual_over_at_once, weights_over_channels,
+    int8_over_pruned, free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
     "lengths": ("spread_left_after_one", "order_after_one"),
-    "mobilenet": ("order_of_nets", "order_of_nets_untuned"),
+    "mobilenet": ("order_of_nets", "order_of_nets_untuned", "shares_over_budget"),
     "vgg": ("spread_left_vgg",),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
     "bits": ("int8_over_pruned",),

@@ -109,7 +109,6 @@ def chart(rows: Frame, chosen: dict[str, alt.Parameter]) -> Any:
         axis=alt.Axis(format="~%", tickCount=5),
     )  # fmt: skip
     names = list(dict.fromkeys(rows.loc[rows.kind != "dense", "method"]))
-    known = [n for n in names if look(n) != "oneshot"]
     colours = alt.Color("method:N", legend=None, scale=alt.Scale(
         domain=names, range=[style.css(look(n)) for n in names]))  # fmt: skip
     told = [alt.Tooltip("name:N", title="method"), alt.Tooltip("accuracy:Q", format=".1%"),
@@ -126,15 +125,18 @@ def chart(rows: Frame, chosen: dict[str, alt.Parameter]) -> Any:
     dot = now.mark_point(filled=True, size=95, cursor="pointer").encode(
         x=x, y=y, color=colours, href="page:N", tooltip=told
     )
-    few = alt.FieldOneOfPredicate(field="method", oneOf=[n for n in known if n in LABELLED])
-    words = now.transform_filter(few).mark_text(align="left", dx=9, fontSize=12).encode(
-        x=x, y=y, text="name:N"
-    )  # fmt: skip
-    return alt.layer(dense, faint, whisker, dot, words).properties(height=330)
+    words = [
+        now.transform_filter(alt.datum["method"] == name).mark_text(
+            align="right" if dx < 0 else "left", dx=dx, fontSize=12
+        ).encode(x=x, y=y, text="name:N")
+        for name, dx in LABELLED.items() if name in names
+    ]  # fmt: skip
+    return alt.layer(dense, faint, whisker, dot, *words).properties(height=330)
 
 
-LABELLED = (MAGNITUDE, RANDOM)
-"""Methods whose points are named in the chart; the others say their names when pointed at."""
+LABELLED = {MAGNITUDE: -9, RANDOM: 9}
+"""Methods whose points are named in the chart, and on which side, so that their names never meet;
+the others say their names when pointed at."""
 
 
 def compress(
@@ -171,12 +173,13 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
     rows = points(recorded)
     sizes = tuple(sorted(set(rows[rows.kind == "dense"].keep), reverse=True))
     times = tuple(dict.fromkeys(rows.tuning))
+    start = grid.HALF if grid.HALF in sizes else sizes[0]
     nothing = "No method was run at this size and length yet."
     kinds = [k for k in KINDS if k in set(rows.kind)]
     return Explorer(
         "who_wins_where",
         controls=[
-            Control("keep", "MACs kept", sizes, sizes[-1], format=lambda k: f"{100 * k:g} %",
+            Control("keep", "MACs kept", sizes, start, format=lambda k: f"{100 * k:g} %",
                     idle=nothing),
             Control("tuning", "Tuning", times, times[0], idle=nothing),
             Control("unit", "Counted in", tuple(UNITS), next(iter(UNITS)), kind="select",
