@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import pandas as pd
@@ -54,6 +55,8 @@ EXAMPLE = "<!-- survey: own_model -->"
 """Where the page on the channel engine shows ``survey prune``."""
 COMPARED = "<!-- survey: own_compare -->"
 """Where the page on one's own net shows ``survey compare``."""
+BREAK = " \\\n"
+"""Between the lines of one command."""
 
 
 def fill(page: str, folder: Path) -> str:
@@ -99,7 +102,8 @@ def fill_compared(page: str, folder: Path) -> str:
             f"The folder held {images['train']:,} images to train on and {images['test']:,} to "
             f"test with. {_when(kept)}"
         )
-        text = f"```text\n$ {kept['command']}\n```\n\n{told}\n\n{own_page.shown(kept['found'])}"
+        lines = wrap(f"$ {kept['command']}", 84, break_on_hyphens=False, subsequent_indent="    ")
+        text = f"```text\n{BREAK.join(lines)}\n```\n\n{told}\n\n{own_page.shown(kept['found'])}"
         return page.replace(COMPARED, text)
 
 

@@ -191,7 +191,10 @@ def test_the_recorded_comparison_shows_every_method_that_was_asked_for():
     labels = [line["label"] for line in kept["found"]["methods"]]
     assert len(labels) > 5
     assert all(label in page for label in labels)
-    assert kept["command"] in page
+    shown = re.search(r"```text\n\$ (.*?)\n```", page, re.DOTALL)
+    assert shown
+    assert re.sub(r" \\\n +", " ", shown[1]) == kept["command"]  # one command, in lines
+    assert max(map(len, shown[1].splitlines())) < 90
 
 
 def test_the_error_of_each_side_stands_beside_its_time(tmp_path):
