@@ -260,7 +260,7 @@ def shape_words(df: Frame, net: str, keep: float) -> Html:
         (RANDOM, "Against random channels"),
     ):  # fmt: skip
         own = some[some.method == rival].set_index("seed").score
-        gap = mean_over(100 * (shape.set_index("seed").score - own).dropna())
+        gap: Frame = mean_over(100 * (shape.set_index("seed").score - own).dropna())
         told.append(
             f"{words}: {_points(gap['mean'])} points (95 % interval {_points(gap.low)} to "
             f"{_points(gap.high)}), which is {_CALLED[word(gap.low, gap.high)]}."
