@@ -1,6 +1,7 @@
 """The benchmarks' page: every row of ``benchmarks/*.jsonl`` with both sides and its target."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +56,6 @@ EXAMPLE = "<!-- survey: own_model -->"
 """Where the page on the channel engine shows ``survey prune``."""
 COMPARED = "<!-- survey: own_compare -->"
 """Where the page on one's own net shows ``survey compare``."""
-BREAK = " \\\n"
-"""Between the lines of one command."""
 
 
 def fill(page: str, folder: Path) -> str:
@@ -102,9 +101,16 @@ def fill_compared(page: str, folder: Path) -> str:
             f"The folder held {images['train']:,} images to train on and {images['test']:,} to "
             f"test with. {_when(kept)}"
         )
-        lines = wrap(f"$ {kept['command']}", 84, break_on_hyphens=False, subsequent_indent="    ")
-        text = f"```text\n{BREAK.join(lines)}\n```\n\n{told}\n\n{own_page.shown(kept['found'])}"
-        return page.replace(COMPARED, text)
+        asked = f"```text\n$ {_in_lines(kept['command'])}\n```"
+        found = own_page.shown(kept["found"])
+        return page.replace(COMPARED, f"{asked}\n\n{told}\n\n{found}")
+
+
+def _in_lines(command: str) -> str:
+    """A shell command in lines that fit the page; an option stays with its value."""
+    whole = re.sub(r" (?!--)", "\N{NO-BREAK SPACE}", command)
+    lines = wrap(whole, 66, break_on_hyphens=False, break_long_words=False)
+    return " \\\n    ".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _marked(page: str, mark: str, name: str) -> None:

@@ -10,21 +10,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from IPython.display import display
 from matplotlib.axes import Axes
 from scipy.stats import spearmanr
 
+from survey_lib.evidence.intervals import t_interval
 from survey_lib.evidence.records import Record
 from survey_lib.experiments.common_testbed import grid
-from survey_lib.experiments.common_testbed.cells import FRESH
+from survey_lib.experiments.common_testbed.cells import (
+    FRESH,
+    Cell,
+    budget_of,
+    config_of,
+    task_of,
+)
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, PIECES, RANDOM, RUN
+from survey_lib.mechanics.graph import trace_groups
 from survey_lib.methods.contract import METHODS
 from survey_lib.show import page, style
 from survey_lib.show.figure import label_ends, panels
 from survey_lib.show.frames import mean_over, over_seeds
 from survey_lib.show.marks import forest
-from survey_lib.show.markup import Html, escape
+from survey_lib.show.markup import SHARE_OF_IMAGES, Html, escape, mean_words, range_words
 from survey_lib.show.tables import table
 from survey_lib.show.verdicts import say
+from survey_lib.tasks.dense import dense_net, seeded
 
 LOOKS = {
     RANDOM: "random", MAGNITUDE: "magnitude", FRESH: "scratch", "magnitude": "magnitude",
@@ -239,6 +249,27 @@ def shape_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     return fig, found.assign(label=[label(str(name)) for name in found.index])
 
 
+def widths_table(net: str, keep: float, names: Sequence[str]) -> Html:
+    """Channels that methods leave in each layer of dense net 0, cut here and not tuned."""
+    task = task_of(Cell("dense", 0, net))
+    whole = dense_net(task, 0)
+    groups = trace_groups(whole, task.example(1)).prunable
+    rows = [{"layer": g.name, "dense": g.size} for g in groups]
+    for name in names:
+        cell = Cell("method", 0, net, name, keep=keep)
+        cut = METHODS[name].compress(
+            whole, task, budget_of(cell), config_of(cell), tuning=None, generator=seeded(0, 1)
+        )
+        for row, g in zip(rows, groups, strict=True):
+            row[label(name)] = len(cut.recipe.get(g.name, range(g.size)))
+    return table(
+        pd.DataFrame(rows),
+        name="widths",
+        caption=f"Channels left in each layer at {100 * keep:g} % of the MACs. Dense net 0, cut "
+        "for this page.",
+    )
+
+
 def shape_words(df: Frame, net: str, keep: float) -> Html:
     """What the shapes come to, in numbers: who has fallen, and what equal shares of layers do."""
     found = shapes(df, net, keep)
@@ -260,20 +291,17 @@ def shape_words(df: Frame, net: str, keep: float) -> Html:
         (RANDOM, "Against random channels"),
     ):  # fmt: skip
         own = some[some.method == rival].set_index("seed").score
-        gap: Frame = mean_over(100 * (shape.set_index("seed").score - own).dropna())
+        gap = t_interval([float(d) for d in (shape.set_index("seed").score - own).dropna()])
         told.append(
-            f"{words}: {_points(gap['mean'])} points (95 % interval {_points(gap.low)} to "
-            f"{_points(gap.high)}), which is {_CALLED[word(gap.low, gap.high)]}."
+            f"{words}: {mean_words(gap, SHARE_OF_IMAGES)} points "
+            f"{range_words(gap, unit=SHARE_OF_IMAGES)}, which is "
+            f"{_CALLED[word(gap.low, gap.high)]}."
         )
     said = " ".join(told)
-    return Html(f"<p>{escape(said)}</p>", said)
+    return Html(f'<p class="survey">{escape(said)}</p>', said)
 
 
 _CALLED = {"better": "a lead", "worse": "a loss", "tie": "a tie"}
-
-
-def _points(value: float) -> str:
-    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")  # no zero below zero
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -391,10 +419,10 @@ def pareto_figure(
     for ax, unit in zip(axes, units, strict=True):
         found = pareto_points(df, net, unit, epochs)
         for kind, key in KINDS.items():
-            mine = found[found.kind == kind]
+            mine = found[(found.kind == kind) & (100 * found.score >= low)]
             if len(mine):
                 look_ = style.line(key, linestyle="none", label=kind, alpha=0.8)
-                ax.plot(mine.share, 100 * mine.score.clip(lower=low / 100), **look_)
+                ax.plot(mine.share, 100 * mine.score, **look_)
         below = found[100 * found.score < low]
         if len(below):  # an empty line that isn't clipped would take all room
             fallen = style.line("lobster", linestyle="none", marker="v", label="_below")
@@ -565,7 +593,12 @@ def counted(df: Frame, net: str, keep: float) -> str:
     return "; ".join(told) + "."
 
 
-def say_as_found(claim: str, **texts: str) -> Html:
+def tell(*said: Html | None) -> None:
+    """Show the sentences that are there."""
+    display(*[one for one in said if one])
+
+
+def say_as_found(claim: str, **texts: str) -> Html | None:
     """The sentence that was written for the word a claim of the open page has got.
 
     All were written before the runs, so that none is bent to them.
@@ -576,9 +609,9 @@ def say_as_found(claim: str, **texts: str) -> Html:
             that :func:`survey_lib.show.verdicts.say` knows.
 
     Returns:
-        The sentence; nothing where the runs that the claim needs are still to be made, which the
+        The sentence; None where the runs that the claim needs are still to be made, which the
         table of pieces and the verdicts say.
     """
     verdict = page.page_verdicts()[claim]
     text = texts.get(verdict.word.replace(" ", "_"))
-    return say(verdict, verdict.word, text) if text else Html("", "")
+    return say(verdict, verdict.word, text) if text else None

@@ -194,7 +194,23 @@ def test_the_recorded_comparison_shows_every_method_that_was_asked_for():
     shown = re.search(r"```text\n\$ (.*?)\n```", page, re.DOTALL)
     assert shown
     assert re.sub(r" \\\n +", " ", shown[1]) == kept["command"]  # one command, in lines
-    assert max(map(len, shown[1].splitlines())) < 90
+    assert max(map(len, shown[1].splitlines())) < 75
+    assert all(line.startswith("    --") for line in shown[1].splitlines()[1:])
+
+
+def test_what_the_page_says_of_the_worked_run_holds_in_its_record():
+    page = (BOOK / "own_net.md").read_text(encoding="utf-8")
+    found = json.loads((BENCHMARKS / "own_compare.json").read_text(encoding="utf-8"))["found"]
+    assert "five of the methods, five seeds" in page
+    assert (len(found["methods"]) - 1, found["seeds"]) == (5, 5)
+    assert "here all can" in page
+    leads = [line["lead_over_l1"] for line in found["methods"] if line["lead_over_l1"]]
+    assert all(lead["low"] > 0 or lead["high"] < 0 for lead in leads)
+    assert "ten times as many parameters" in page
+    sizes = [line["params"] for line in found["methods"] if line["name"] != "longer"]
+    assert max(sizes) > 10 * min(sizes)
+    assert "all best rates lie inside" in page
+    assert not any(line["rate_at_edge"] for line in found["methods"])
 
 
 def test_the_error_of_each_side_stands_beside_its_time(tmp_path):

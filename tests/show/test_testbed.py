@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from survey_lib.evidence.intervals import Interval
 from survey_lib.evidence.verdicts import INCONCLUSIVE, NOT_TESTED, REPRODUCED, Verdict
 from survey_lib.experiments.common_testbed import grid
-from survey_lib.experiments.common_testbed.cells import Cell
+from survey_lib.experiments.common_testbed.cells import Cell, budget_of, config_of, task_of
 from survey_lib.methods.contract import METHODS
 from survey_lib.show import page, testbed
 from survey_lib.show.explorers import common_testbed as made
+from survey_lib.show.markup import Html
+from survey_lib.tasks.dense import seeded
 from tests.testbed import made_up, record
 
 NET, KEEP = "resnet_small", grid.SMALL
@@ -176,7 +179,38 @@ def test_a_sentence_is_chosen_by_the_word_and_was_written_before(monkeypatch):
 
     assert "Yes, 0.20" in told(Verdict(claim, REPRODUCED, Interval(0.2, 0.1, 0.3, 5)))
     assert "Perhaps." in told(Verdict(claim, INCONCLUSIVE, Interval(0.5, 0.1, 0.9, 5)))
-    assert told(Verdict(claim, NOT_TESTED)) == ""  # the verdicts and the table of pieces say it
+    monkeypatch.setitem(page.CONTEXT.verdicts, claim.id, Verdict(claim, NOT_TESTED))
+    assert testbed.say_as_found(claim.id, **texts) is None  # the table of pieces says it
+
+
+def test_only_the_sentences_that_are_there_are_shown(monkeypatch):
+    shown = []
+    monkeypatch.setattr(testbed, "display", lambda *them: shown.extend(them))
+    one = Html("<p>One.</p>", "One.")
+    testbed.tell(None, one, None)
+    assert shown == [one]
+
+
+def test_the_widths_on_the_page_are_those_of_the_net_that_a_method_gives(monkeypatch):
+    task = task_of(Cell("dense", 0, NET))
+    net = task.build(seeded(0)).eval()
+    monkeypatch.setattr(testbed, "dense_net", lambda task, seed: net)
+    shown = testbed.widths_table(NET, KEEP, ["l1", "random"]).text
+    for name in ("l1", "random"):
+        cell = Cell("method", 0, NET, name, keep=KEEP)
+        small = (
+            METHODS[name]
+            .compress(
+                net, task, budget_of(cell), config_of(cell), tuning=None, generator=seeded(0, 1)
+            )
+            .model
+        )
+        column = {"l1": 2, "random": 3}[name]
+        rows = re.findall(r"(\S+) +(\d+) +(\d+) +(\d+)\n", shown + "\n")
+        assert len(rows) > 4
+        for row in rows:
+            assert int(row[column]) == small.get_submodule(row[0]).weight.shape[0]
+            assert int(row[1]) == net.get_submodule(row[0]).weight.shape[0]
 
 
 def test_a_starved_net_is_told_by_its_parameters_and_its_fall():
@@ -196,7 +230,7 @@ def test_a_starved_net_is_told_by_its_parameters_and_its_fall():
         shape = Cell("shape", s, NET, keep=KEEP, how="inherited", epochs=grid.FULL)
         records += [
             net(method("l1", s), 20, 0.80 + 0.01 * s), net(method("l2", s), 5, 0.5),
-            net(method("random", s), 30, 0.85 + 0.01 * s), net(shape, 30, 0.85 + 0.01 * s),
+            net(shape, 30, 0.848 + 0.012 * s), net(method("random", s), 30, 0.849 + 0.011 * s),
         ]  # fmt: skip
     df = testbed.nets(records)
     found = testbed.shapes(df, NET, KEEP)
@@ -210,9 +244,8 @@ def test_a_starved_net_is_told_by_its_parameters_and_its_fall():
     words = testbed.shape_words(df, NET, KEEP).text
     assert "ℓ2 end more than 10 points below the median method" in words
     assert "at most 5 % of the parameters, the others at least 20 %" in words
-    assert "+5.0 points (95 % interval +5.0 to +5.0), which is a lead" in words
-    assert "Against random channels: +0.0 points" in words
-    assert "a tie" in words
+    assert "budget for all: +5.00 points [+4.50, +5.50], which is a lead" in words
+    assert "Against random channels: 0.00 points [−0.25, +0.25], which is a tie" in words
 
 
 # ---- the explorer

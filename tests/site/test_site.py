@@ -22,6 +22,11 @@ LOOKED_AT = {
 width."""
 
 
+BARE = """[...document.querySelectorAll('.cell_output .text_html')]
+    .filter(output => !output.querySelector('.survey')).map(output => output.innerHTML)"""
+"""Outputs that the page's own style does not know."""
+
+
 def pages():
     """Pages of the built site, so that each is a test of its own; one stand-in when absent."""
     site = build.site()
@@ -92,6 +97,8 @@ def test_page_is_quiet_local_narrow_and_accessible(
         assert page.evaluate("document.documentElement.dataset.theme") == theme
         assert one.complaints == []
         assert one.outside(address) == []
+        bare = page.evaluate(BARE)
+        assert bare == [], "HTML without our class has the theme's light panel in dark mode"
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"the page is {wide} px wide in a window of {width} px"
         unknown = page.locator("mjx-container [fill='red'], mjx-container [data-mml-node=merror]")
