@@ -1,6 +1,7 @@
 """The testbed's figures, tables and explorer, from made-up records of the right shape."""
 
 import inspect
+import json
 import math
 import re
 
@@ -19,7 +20,8 @@ from survey_lib.tasks.dense import seeded
 from tests.testbed import made_up, record
 
 NET, KEEP = "resnet_small", grid.SMALL
-HEAVIEST = 700_000
+HEAVIEST = 850_000
+"""Bytes of the explorer with all pieces; repeated words that a server packs tenfold."""
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +187,7 @@ def test_a_sentence_is_chosen_by_the_word_and_was_written_before(monkeypatch):
 
 def test_only_the_sentences_that_are_there_are_shown(monkeypatch):
     shown = []
-    monkeypatch.setattr(testbed, "display", lambda *them: shown.extend(them))
+    monkeypatch.setattr(testbed.words, "display", lambda *them: shown.extend(them))
     one = Html("<p>One.</p>", "One.")
     testbed.tell(None, one, None)
     assert shown == [one]
@@ -194,7 +196,7 @@ def test_only_the_sentences_that_are_there_are_shown(monkeypatch):
 def test_the_widths_on_the_page_are_those_of_the_net_that_a_method_gives(monkeypatch):
     task = task_of(Cell("dense", 0, NET))
     net = task.build(seeded(0)).eval()
-    monkeypatch.setattr(testbed, "dense_net", lambda task, seed: net)
+    monkeypatch.setattr(testbed.tables, "dense_net", lambda task, seed: net)
     shown = testbed.widths_table(NET, KEEP, ["l1", "random"]).text
     for name in ("l1", "random"):
         cell = Cell("method", 0, NET, name, keep=KEEP)
@@ -275,6 +277,21 @@ def test_it_draws_the_means_of_the_records(first):
     assert raw.accuracy == pytest.approx(left.raw.mean(), abs=5e-5)
 
 
+def test_with_several_nets_the_reader_chooses_one(first, every):
+    assert [c.field for c in made.explorer(first).controls] == ["keep", "tuning", "unit"]
+    explorer = made.explorer(every)
+    switch = explorer.controls[-1]
+    assert switch.values == ("resnet_small", "mobilenet_small", "vgg_small")  # no net of text
+    assert switch.words("vgg_small") == "VGG-like net"
+    rows, df = explorer.grid, testbed.nets(every)
+    chosen = (rows.method == "l1") & (rows.keep == KEEP) & (rows.tuning == "6 epochs")
+    (found,) = rows[chosen & (rows.net == "mobilenet_small") & (rows.unit == "MACs")].accuracy
+    own = testbed.channel_methods(df, "mobilenet_small")
+    own = own[(own.method == "l1") & (own.keep == KEEP) & (own.epochs == grid.FULL)]
+    assert found == pytest.approx(own.score.mean(), abs=5e-5)
+    assert "datum['net'] === c_net" in json.dumps(explorer.spec())
+
+
 def test_points_open_chapters_that_are_there(first):
     from survey_lib.cards.card import slugs
 
@@ -296,7 +313,7 @@ def test_live_it_compresses_by_both_opponents(monkeypatch):
     monkeypatch.setattr(cells, "task_of", lambda cell: few)
     monkeypatch.setattr(made, "dense_net", lambda task, seed: load_task(NET).build(
         made.seeded(seed)).eval())  # fmt: skip
-    shown = made.compress(0.5, "6 epochs", "MACs", lambda *_: None, "smoke")
+    shown = made.compress(0.5, "6 epochs", "MACs", lambda *_: None, profile="smoke")
     assert "ℓ1" in shown.html
     assert "random" in shown.html
     assert isinstance(made.points(made_up("adapters")), pd.DataFrame)

@@ -1,5 +1,6 @@
 """The testbed's explorer: budget × tuning × unit → every method against what it costs."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,13 +12,14 @@ import pandas as pd
 from survey_lib.evidence.intervals import t_interval
 from survey_lib.evidence.records import Record
 from survey_lib.experiments.common_testbed import cells, grid
+from survey_lib.experiments.common_testbed.grid import MAGNITUDE, RANDOM
 from survey_lib.measure.standard import standard
 from survey_lib.methods.contract import METHODS
 from survey_lib.show import style
 from survey_lib.show.explorer import Control, Explorer
 from survey_lib.show.markup import Html
 from survey_lib.show.tables import table
-from survey_lib.show.testbed import KINDS, MAGNITUDE, NETS, RANDOM, UNITS, Frame, label, look, nets
+from survey_lib.show.testbed import KINDS, NETS, UNITS, Frame, label, look, nets
 from survey_lib.tasks.dense import dense_net, seeded
 
 NET = "resnet_small"
@@ -37,9 +39,16 @@ def chapter(name: str) -> str:
     return f"{known[0]}.html" if known else "../book/glossary.html"
 
 
+def shown_nets(df: Frame) -> list[str]:
+    """Nets of images that methods were run on, the residual one first."""
+    there = df[(df.arm == "method") & df.test_re.notna()].net
+    return sorted(there.unique(), key=lambda net: (net != NET, net))
+
+
 def tunings(df: Frame) -> dict[str, tuple[str, float]]:
     """What the slider says → number of a net, and epochs, in the order of length."""
-    lengths = [float(n) for n in sorted(df[(df.arm == "method") & (df.net == NET)].epochs.unique())]
+    some = df[(df.arm == "method") & df.net.isin(shown_nets(df))]
+    lengths = [float(n) for n in sorted(some.epochs.unique())]
     found: dict[str, tuple[str, float]] = {}
     for n in lengths:
         if n:
@@ -50,19 +59,18 @@ def tunings(df: Frame) -> dict[str, tuple[str, float]]:
 
 
 def points(recorded: Sequence[Record]) -> Frame:
-    """A row for each method, size, tuning and unit; the dense net has one at every setting."""
+    """A row for each net, method, size, tuning and unit; a dense net has one at every setting."""
     df = nets(recorded)
-    here = df[df.net == NET]
-    sizes = sorted(
-        here[(here.arm == "method") & here.kind.isin(["channels"])
-             & (here.steers == "budget")].keep.unique(), reverse=True,
-    )  # fmt: skip
+    some = df[(df.arm == "method") & (df.kind == "channels") & (df.steers == "budget")]
+    there = shown_nets(df)
+    sizes = sorted(some[some.net.isin(there)].keep.unique(), reverse=True)
     rows = []
-    for tuning, (value, epochs) in tunings(df).items():
+    for net, (tuning, (value, epochs)) in itertools.product(there, tunings(df).items()):
+        here = df[df.net == net]
         some = here[(here.arm == "method") & (here.epochs == epochs)]
         groups = some.groupby(["method", "kind", "keep", "knob"], sort=False)
         for unit in UNITS:
-            shared = {"tuning": tuning, "unit": unit}
+            shared = {"net": net, "tuning": tuning, "unit": unit}
             rows += [
                 shared | _row("dense", "dense", keep, here[here.arm == "dense"], unit, value)
                 for keep in sizes
@@ -95,7 +103,7 @@ def chart(rows: Frame, chosen: dict[str, alt.Parameter]) -> Any:
     # one axis for all tunings, so that what draws together is seen to
     low, high = float(rows.low.min()) - 0.02, float(rows.high.max()) + 0.02
     here = alt.Chart(rows)
-    for field in ("tuning", "unit"):
+    for field in [f for f in ("net", "tuning", "unit") if f in chosen]:
         here = here.transform_filter(alt.datum[field] == chosen[field])
     budget = (alt.datum["keep"] == chosen["keep"]) & (alt.datum["kind"] == "channels")
     now = here.transform_filter(budget)
@@ -140,7 +148,12 @@ the others say their names when pointed at."""
 
 
 def compress(
-    keep: float, tuning: str, unit: str, progress: Callable[..., None], profile: str = "quick"
+    keep: float,
+    tuning: str,
+    unit: str,
+    progress: Callable[..., None],
+    net: str = NET,
+    profile: str = "quick",
 ) -> Html:
     """Compress dense net 0 by both opponents here and now, and tune it for an epoch at most."""
     del unit
@@ -149,8 +162,8 @@ def compress(
     rows = []
     for at, name in enumerate((MAGNITUDE, RANDOM)):
         progress(at, 2, f"{label(name)} …")
-        lr = grid.rate(NET, 5)
-        cell = replace(cells.Cell("method", 0, NET, name, keep=keep), epochs=epochs, lr=lr)
+        lr = grid.rate(net, 5)
+        cell = replace(cells.Cell("method", 0, net, name, keep=keep), epochs=epochs, lr=lr)
         task = cells.task_of(cell)
         done = METHODS[name].compress(
             dense_net(task, 0), task, cells.budget_of(cell), cells.config_of(cell),
@@ -162,7 +175,8 @@ def compress(
                      "parameters": numbers["params"], "seconds": done.seconds})  # fmt: skip
     return table(
         pd.DataFrame(rows),
-        caption=f"Made here from dense net 0, tuned for {LIVE[profile]:g} epochs at most.",
+        caption=f"Made here from dense net 0, the {NETS[net]}, and tuned for "
+        f"{LIVE[profile]:g} epochs at most.",
         units={"accuracy": "%", "re-estimated": "%"},
         decimals={"accuracy": 1, "re-estimated": 1, "seconds": 1},
     )
@@ -176,6 +190,9 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
     start = grid.HALF if grid.HALF in sizes else sizes[0]
     nothing = "No method was run at this size and length yet."
     kinds = [k for k in KINDS if k in set(rows.kind)]
+    there = tuple(dict.fromkeys(rows.net))
+    switch = Control("net", "Net", there, there[0], "select", NETS.__getitem__, nothing)
+    several = len(there) > 1
     return Explorer(
         "who_wins_where",
         controls=[
@@ -184,8 +201,9 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
             Control("tuning", "Tuning", times, times[0], idle=nothing),
             Control("unit", "Counted in", tuple(UNITS), next(iter(UNITS)), kind="select",
                     idle=nothing),
+            *([switch] if several else []),
         ],
-        grid=rows,
+        grid=rows if several else rows.drop(columns="net"),
         chart=chart,
         live=partial(compress, profile=profile),
         slow=True,
@@ -196,8 +214,9 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         "with the statistics of batch norm as they were left, or re-estimated. Large: channel "
         "methods at the chosen budget, with 95 % t interval over replicates; a click opens "
         f"the chapter. Small: all nets at that tuning, by {', '.join(kinds)}. Dashed: the "
-        f"dense net. All on the {NETS[NET]}.",
+        "dense net." + ("" if several else f" All on the {NETS[NET]}."),
         table_columns={
+            **({"net": "net"} if several else {}),
             "name": "method", "kind": "takes", "keep": "kept", "tuning": "tuning",
             "accuracy": "accuracy", "low": "from", "high": "to", "bytes": "bytes, first replicate",
             "seeds": "replicates",

@@ -1,0 +1,165 @@
+"""The common testbed's figures: drawn here, closed and told by the page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from survey_lib.experiments.common_testbed.cells import (
+    FRESH,
+)
+from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
+from survey_lib.show import style
+from survey_lib.show.figure import label_ends, panels
+from survey_lib.show.frames import over_seeds
+from survey_lib.show.marks import forest
+from survey_lib.show.testbed.frames import (
+    BESIDE,
+    FALLEN,
+    OTHERS,
+    Frame,
+    channel_methods,
+    label,
+    leads,
+    look,
+    pareto_points,
+    shapes,
+)
+
+
+def lead_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
+    """Before tuning and after: every method's lead over ℓ1 with its interval, on one scale."""
+    fig, axes = panels(2, height=5.2, sharex=True, sharey=True)
+    after = leads(df, net, keep, FULL).sort_values("mean", ascending=False)
+    looks = {name: (look(name), {"label": label(name)}) for name in after.index}
+    drawn = []
+    for ax, epochs, title in zip(axes, (0.0, FULL), TITLES, strict=True):
+        found = leads(df, net, keep, epochs)
+        forest(ax, found, looks, zero=True)
+        ax.tick_params(axis="y", labelsize=8.5)  # a row a method, on a phone, too
+        ax.set(title=title, xlabel="lead over ℓ1 (points)")
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x", visible=True)
+        drawn.append(found.assign(epochs=epochs, label=[label(n) for n in found.index]))
+    return fig, pd.concat(drawn)
+
+
+TITLES = ("before tuning", "after full tuning")
+
+
+def tuning_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
+    """Mean accuracy of every method against the length of its tuning; the opponents are named."""
+    fig, axes = panels(1, height=4.2)
+    (ax,) = axes
+    some = channel_methods(df, net)
+    some = some[(some.keep == keep) & ((some.method != FRESH) | (some.epochs > 0))]
+    found = over_seeds(some, ["method", "epochs"], "score")
+    lengths = sorted(found.epochs.unique())
+    for name, line in found.groupby("method"):
+        known = name in (RANDOM, MAGNITUDE, FRESH)
+        look_ = style.line(look(str(name)) if known else OTHERS)
+        look_ |= {"label": label(str(name)) if known else "_", "zorder": 3 if known else 2}
+        if not known:
+            look_ |= {"marker": "", "alpha": 0.75}
+        at = [lengths.index(e) for e in line.epochs]
+        ax.plot(at, 100 * line["mean"], **look_)
+    own = df[(df.net == net) & df.arm.isin(["dense", "longer"])]
+    own = own.groupby("epochs").score.mean()
+    own = own[[e in lengths for e in own.index]]
+    if len(own) > 1:
+        at = [lengths.index(e) for e in own.index]
+        ax.plot(at, 100 * own, **style.line("dense", marker="", label=BESIDE["longer"]))
+    elif len(own):
+        ax.axhline(100 * own.iloc[0], **style.line("dense", marker="", label="dense"))
+    ax.set_xticks(range(len(lengths)), [f"{e:g}" for e in lengths])
+    ax.set(xlabel="epochs of tuning", ylabel="test accuracy (%)")
+    ax.set_xlim(-0.15, len(lengths) - 0.85)
+    label_ends(ax)
+    return fig, found
+
+
+def shape_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
+    """Share of the parameters at equal MACs, and accuracy after full tuning, a row a method."""
+    fig, (left, right) = panels(2, height=4.6, sharey=True)
+    found = shapes(df, net, keep)
+    looks = {name: (look(str(name)), {"label": label(str(name))}) for name in found.index}
+    bars = left.barh(range(len(found)), found.parameters, height=0.6, color=style.GRID)
+    for bar, fallen in zip(bars, found.fallen, strict=True):
+        if fallen:
+            bar.set(color=style.series("lobster").light)
+    forest(right, found, looks)
+    left.set_yticks(range(len(looks)), [label(str(name)) for name in found.index])
+    left.set(title="what is left", xlabel="share of the parameters (%)")
+    right.set(title="what comes of it", xlabel="test accuracy (%)")
+    for ax in (left, right):
+        ax.tick_params(axis="y", labelsize=8.5)
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x", visible=True)
+    return fig, found.assign(label=[label(str(name)) for name in found.index])
+
+
+def agreement_figure(found: Frame) -> Any:
+    """The rank correlations with their intervals, and the lines of chance and of one order."""
+    fig, axes = panels(1, height=0.42 * len(found) + 1.2)
+    (ax,) = axes
+    looks = {row.pair: ("magnitude", {}) for row in found.itertuples()}
+    forest(ax, found.set_index("pair"), looks, zero=True)
+    ax.axvline(1, color=style.MUTED, linewidth=0.8)
+    ax.set(xlabel="rank correlation (0: chance)", xlim=(-1.05, 1.05))
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", visible=True)
+    return fig
+
+
+KINDS = {"channels": "magnitude", "weights": "psp", "adapters": "adapters", "bits": "int8"}
+"""Kind of a method → series of the style, where kinds are compared."""
+
+
+def pareto_figure(
+    df: Frame, net: str, units: Sequence[str], epochs: float = FULL
+) -> tuple[Any, Frame]:
+    """Accuracy against the share of the dense net, a panel a unit, and the best at each share.
+
+    Nets that have fallen (see :func:`shapes`) stand as triangles at the lower edge.
+    """
+    fig, axes = panels(len(units), height=3.9, sharey=True)
+    drawn = []
+    dense = 100 * df[(df.arm == "dense") & (df.net == net)].score.mean()
+    low = 100 * pareto_points(df, net, units[0], epochs).score.median() - FALLEN
+    for ax, unit in zip(axes, units, strict=True):
+        found = pareto_points(df, net, unit, epochs)
+        for kind, key in KINDS.items():
+            mine = found[(found.kind == kind) & (100 * found.score >= low)]
+            if len(mine):
+                look_ = style.line(key, linestyle="none", label=kind, alpha=0.8)
+                ax.plot(mine.share, 100 * mine.score, **look_)
+        below = found[100 * found.score < low]
+        if len(below):  # an empty line that isn't clipped would take all room
+            fallen = style.line("lobster", linestyle="none", marker="v", label="_below")
+            ax.plot(below.share, [low] * len(below), **fallen, markersize=9, clip_on=False)
+        front = found[found.front & (100 * found.score >= low)].sort_values("share")
+        ax.step(front.share, 100 * front.score, where="post", color=style.MUTED, linewidth=1.2,
+                label="_front")  # fmt: skip
+        ax.axhline(dense, **style.line("dense", marker="", label="_dense"))
+        ax.set_xscale("log")
+        _percent_axis(ax, found.share)
+        ax.set(title=unit, xlabel="share of the dense net")
+        drawn.append(found)
+    axes[0].set_ylabel("test accuracy (%)")
+    axes[0].set_ylim(bottom=min(low, dense))
+    if found_kinds := {k for d in drawn for k in d.kind} - {"channels"}:
+        axes[0].legend(loc="lower left", ncols=1 + len(found_kinds) // 3)
+    return fig, pd.concat(drawn)
+
+
+def _percent_axis(ax: Axes, values: Frame) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low = 0.9 * min(values, default=0.1)
+    places = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low < 0.3 else (0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+    ticks = [t for t in places if low <= t]
+    ax.set_xlim(1.1 * max(1.0, *values), low)  # the dense net stands at the left
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{100 * t:g} %"))

@@ -1,0 +1,247 @@
+"""The common testbed's records as frames: leads over ℓ1, shapes, how far an order carries.
+
+Everything is made of the records and of the registry; no method is named by hand here but the
+opponents, and those whose look the book knows.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+from survey_lib.evidence.records import Record
+from survey_lib.experiments.common_testbed import grid
+from survey_lib.experiments.common_testbed.cells import (
+    FRESH,
+)
+from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
+from survey_lib.methods.contract import METHODS
+from survey_lib.show.frames import mean_over
+
+LOOKS = {
+    RANDOM: "random", MAGNITUDE: "magnitude", FRESH: "scratch", "magnitude": "magnitude",
+    "random_weights": "random", "thinet": "thinet", "group_fisher": "fisher", "fisher": "fisher",
+    "closer_look": "fisher", "pruning_by_explaining": "lrp", "loss_modelling": "loss_models",
+    "parameterized_structured": "psp", "role_of_structured": "serene", "lobster": "lobster",
+    "adaptive_activation": "adaptive_activation", "adaptive_budget": "adaptive_activation",
+    "pruning_adapters": "adapters", "llm_int8": "int8", "what_matters_llm": "gum",
+    "to_prune_or_not": "magnitude",
+}  # fmt: skip
+"""Method → series of the style; all others look alike."""
+OTHERS = "oneshot"
+NETS = {
+    "resnet_small": "residual net", "mobilenet_small": "depthwise net",
+    "vgg_small": "VGG-like net", "char_gpt": "character model",
+}  # fmt: skip
+"""Net → what a reader calls it."""
+Frame = Any
+"""A data frame or a column of one; pandas' own hints know too little of what indexing gives."""
+UNITS = {
+    "MACs": "macs_nonzero", "parameters": "nonzeros", "bytes": "bytes", "milliseconds": "net_ms",
+}  # fmt: skip
+"""Unit a reader may care about → number of a record."""
+FIELDS = ("arm", "seed", "net", "method", "keep", "knob", "how", "epochs", "lr")
+NUMBERS = (
+    "val", "val_re", "test", "test_re", "params", "nonzeros", "macs", "macs_nonzero", "bytes",
+    "net_ms", "dense_ms", "seconds", "refused",
+)  # fmt: skip
+
+
+def look(name: str) -> str:
+    """Series of the style that a method is drawn as."""
+    return LOOKS.get(name, OTHERS)
+
+
+BESIDE = {
+    "longer": "dense, trained on", "inherited": "one shape, inherited weights",
+    "e": "one shape, fresh weights, equal epochs", "b": "one shape, fresh weights, equal MACs",
+}  # fmt: skip
+"""What stands beside the methods → what a reader calls it."""
+
+
+def label(name: str) -> str:
+    """What tables and figures call a method, or what stands beside them."""
+    return METHODS[name].label if name in METHODS else BESIDE.get(name, name)
+
+
+def nets(records: Sequence[Record]) -> Frame:
+    """Every net, a row each, with its share of the dense net in each unit (``of MACs`` …).
+
+    ``score`` is test accuracy with statistics re-estimated, or the loss of a language model;
+    ``raw`` is the same as the statistics were left.
+    """
+    rows = [
+        {k: r.config.get(k) for k in FIELDS} | {k: r.numbers.get(k) for k in NUMBERS}
+        for r in records if r.status == "done"
+    ]  # fmt: skip
+    df: Frame = pd.DataFrame(rows, columns=[*FIELDS, *NUMBERS])
+    df = df[df.refused.isna()].drop(columns="refused")
+    df["score"] = pd.to_numeric(df.test_re.fillna(df.test))
+    df["raw"] = pd.to_numeric(df.test)
+    df["kind"] = [METHODS[m].kind if m in METHODS else "" for m in df.method]
+    df["steers"] = [METHODS[m].steers if m in METHODS else "" for m in df.method]
+    # eight bits leave as many parameters as there were; they only count as none of torch's
+    df.loc[df.kind == "bits", "nonzeros"] = math.nan
+    dense: Frame = df[df.arm == "dense"].drop_duplicates(["net", "seed"]).set_index(["net", "seed"])
+    at: Any = pd.MultiIndex.from_frame(df[["net", "seed"]])
+    for unit, number in UNITS.items():
+        # times are of one process, in turns; the rest is of the dense net of the same replicate
+        whole: Frame = df.dense_ms
+        if number != "net_ms":
+            whole = dense[number].reindex(at).set_axis(df.index)
+        df[f"of {unit}"] = df[number].astype(float) / whole.astype(float)
+    return df.reset_index(drop=True)
+
+
+def refusals(records: Sequence[Record]) -> Frame:
+    """Methods that said no: net, size and the sentence, once each."""
+    rows = [
+        {"method": label(r.config["method"]), "net": NETS[r.config["net"]],
+         "kept": r.config["keep"], "why": r.numbers["refused"]}
+        for r in records if "refused" in r.numbers
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["method", "net", "kept", "why"]).drop_duplicates()
+
+
+def channel_methods(df: Frame, net: str) -> Frame:
+    """The rows of methods that remove channels within a budget, on one net."""
+    return df[(df.arm == "method") & (df.net == net) & (df.kind == "channels")
+              & (df.steers == "budget")]  # fmt: skip
+
+
+def leads(df: Frame, net: str, keep: float, epochs: float, value: str = "score") -> Frame:
+    """Replicate by replicate, each method minus ℓ1 in points: mean and interval by method.
+
+    Returns:
+        Indexed by method: ``mean``, ``low``, ``high``, ``seeds``, and ``word``: better, worse, or
+        tie where the interval holds zero.
+    """
+    some = channel_methods(df, net)
+    some = some[(some.keep == keep) & (some.epochs == epochs)]
+    if not epochs:  # untuned there are no fresh weights
+        some = some[some.method != FRESH]
+    wide = 100 * some.pivot_table(index="seed", columns="method", values=value)
+    if MAGNITUDE not in wide:
+        return pd.DataFrame(columns=["mean", "low", "high", "seeds", "word"])
+    gaps = wide.drop(columns=MAGNITUDE).sub(wide[MAGNITUDE], axis=0)
+    found: Frame = pd.DataFrame({name: mean_over(gaps[name].dropna()) for name in gaps}).T
+    return found.assign(word=[word(r.low, r.high) for r in found.itertuples()])
+
+
+def word(low: float, high: float) -> str:
+    """What an interval of differences says."""
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "tie"
+
+
+FALLEN = 10.0
+"""Points below the median after full tuning from which a net counts as fallen."""
+
+
+def shapes(df: Frame, net: str, keep: float) -> Frame:
+    """What equal MACs leave of the parameters, and what accuracy comes of it after full tuning.
+
+    Returns:
+        Indexed by method, fewest parameters first: ``parameters`` (mean share of the dense net's,
+        %), ``mean``, ``low``, ``high`` and ``seeds`` of the accuracy (%), and whether it has
+        ``fallen``.
+    """
+    some = channel_methods(df, net)
+    some = some[(some.keep == keep) & (some.epochs == FULL) & (some.method != FRESH)]
+    found: Frame = pd.DataFrame(
+        {name: mean_over(100 * one.score) for name, one in some.groupby("method")}
+    ).T
+    found["parameters"] = 100 * some.groupby("method")["of parameters"].mean()
+    found["fallen"] = found["mean"] < found["mean"].median() - FALLEN
+    return found.sort_values("parameters")
+
+
+def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
+    """How far an order of methods carries: rank correlations, a row for each pair of boards.
+
+    The first rows compare one replicate with the mean of the others at the same place: more than
+    that no order can carry. Pairs of which a side was not run are left out.
+
+    Returns:
+        ``pair``, then ``mean``, ``low``, ``high`` and ``seeds``.
+    """
+
+    def board(net: str, keep: float, epochs: float, value: str = "score") -> Frame:
+        some = channel_methods(df, net)
+        some = some[(some.keep == keep) & (some.epochs == epochs) & (some.method != FRESH)]
+        return some.pivot_table(index="seed", columns="method", values=value)
+
+    here, rows = NETS[net], []
+    for epochs, when in ((0.0, "before tuning"), (FULL, "after full tuning")):
+        one = board(net, keep, epochs)
+        values = [_rank(one.loc[s], one.drop(index=s).mean()) for s in one.index if len(one) > 1]
+        rows.append((f"{when}: a replicate and the others", values))
+    lengths = sorted(channel_methods(df, net).epochs.unique())
+    pairs: list[tuple[str, Frame, Frame]] = [
+        ("statistics as left and re-estimated, untuned",
+         board(net, keep, 0.0, "raw"), board(net, keep, 0.0)),
+    ]  # fmt: skip
+    pairs += [
+        (f"{_epochs(a)} and {_epochs(FULL)}", board(net, keep, a), board(net, keep, FULL))
+        for a in lengths if a < FULL
+    ]  # fmt: skip
+    sizes = sorted(channel_methods(df, net).keep.unique(), reverse=True)
+    pairs += [
+        (f"{100 * a:g} % and {100 * b:g} % of the MACs", board(net, a, FULL), board(net, b, FULL))
+        for a, b in itertools.pairwise(sizes)
+    ]
+    for other in df.net.unique():
+        if other != net and not channel_methods(df, other).empty and other != "char_gpt":
+            for epochs, when in ((0.0, "untuned"), (FULL, "fully tuned")):
+                pairs.append((f"{here} and {NETS[other]}, {when}",
+                              board(net, keep, epochs), board(other, keep, epochs)))  # fmt: skip
+    for words, one, other in pairs:
+        seeds = [s for s in one.index if s in other.index]
+        rows.append((words, [_rank(one.loc[s], other.loc[s]) for s in seeds]))
+    made = []
+    for words, values in rows:
+        known = [v for v in values if not math.isnan(v)]
+        if known:
+            made.append({"pair": words} | mean_over(known).to_dict())
+    return pd.DataFrame(made, columns=["pair", "mean", "low", "high", "seeds"])
+
+
+def _epochs(n: float) -> str:
+    return "untuned" if not n else f"{n:g} epoch{'' if n == 1 else 's'}"
+
+
+def _rank(one: Frame, other: Frame) -> float:
+    both: Frame = pd.concat([one, other], axis=1).dropna()
+    found: Any = spearmanr(both.iloc[:, 0], both.iloc[:, 1])
+    return float(found.statistic)
+
+
+def pareto_points(df: Frame, net: str, unit: str, epochs: float = FULL) -> Frame:
+    """Mean score and share of the dense net in a unit, of every method at every size.
+
+    Masks save no time here, so single weights are left out of the milliseconds.
+    """
+    some = df[(df.arm == "method") & (df.net == net) & (df.epochs == epochs)]
+    if unit == "milliseconds":
+        some = some[some.kind.isin(["channels", "adapters", "bits"])]
+    some = some.dropna(subset=[f"of {unit}"])
+    found = some.groupby(["method", "kind", "keep", "knob"], as_index=False).agg(
+        share=(f"of {unit}", "mean"), score=("score", "mean"), seeds=("seed", "nunique")
+    )
+    sign = -1 if net == "char_gpt" else 1
+    found["front"] = [
+        not any((found.share <= p.share) & (sign * found.score > sign * p.score))
+        for p in found.itertuples()
+    ]
+    return found.assign(unit=unit)
+
+
+def to_come(records: Sequence[Record]) -> list[str]:
+    """Names of methods that have joined the registry since the pieces were run."""
+    there = {r.config["method"] for r in records}
+    wanted = [name for piece in grid.pieces() for name in grid.methods(piece)]
+    return [name for name in dict.fromkeys(wanted) if there and name not in there]

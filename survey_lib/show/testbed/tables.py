@@ -1,0 +1,156 @@
+"""The common testbed's tables: the board, the pieces of the grid, the rates, widths of layers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from survey_lib.evidence.records import Record
+from survey_lib.experiments.common_testbed import grid
+from survey_lib.experiments.common_testbed.cells import (
+    Cell,
+    budget_of,
+    config_of,
+    task_of,
+)
+from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, PIECES, RUN
+from survey_lib.mechanics.graph import trace_groups
+from survey_lib.methods.contract import METHODS
+from survey_lib.show.frames import mean_over, over_seeds
+from survey_lib.show.markup import Html
+from survey_lib.show.tables import table
+from survey_lib.show.testbed.frames import NETS, UNITS, Frame, label, leads, to_come, word
+from survey_lib.tasks.dense import dense_net, seeded
+
+
+def widths_table(net: str, keep: float, names: Sequence[str]) -> Html:
+    """Channels that methods leave in each layer of dense net 0, cut here and not tuned."""
+    task = task_of(Cell("dense", 0, net))
+    whole = dense_net(task, 0)
+    groups = trace_groups(whole, task.example(1)).prunable
+    rows = [{"layer": g.name, "dense": g.size} for g in groups]
+    for name in names:
+        cell = Cell("method", 0, net, name, keep=keep)
+        cut = METHODS[name].compress(
+            whole, task, budget_of(cell), config_of(cell), tuning=None, generator=seeded(0, 1)
+        )
+        for row, g in zip(rows, groups, strict=True):
+            row[label(name)] = len(cut.recipe.get(g.name, range(g.size)))
+    return table(
+        pd.DataFrame(rows),
+        name="widths",
+        caption=f"Channels left in each layer at {100 * keep:g} % of the MACs. Dense net 0, cut "
+        "for this page.",
+    )
+
+
+def board_table(df: Frame, net: str, name: str = "board") -> Html:
+    """Every method at every size after full tuning, sortable: leads, sizes, times."""
+    rows = []
+    some = df[(df.arm == "method") & (df.net == net) & (df.epochs == FULL)]
+    before: Frame = over_seeds(df[(df.arm == "method") & (df.net == net) & (df.epochs == 0)],
+                        ["method", "keep", "knob"], "score")  # fmt: skip
+    before = before.set_index(["method", "keep", "knob"])["mean"]
+    for (method, keep, knob), one in some.groupby(["method", "keep", "knob"]):
+        own = mean_over(100 * one.score)
+        gap = leads(df, net, keep, FULL)
+        row: dict[str, Any] = {
+            "method": label(method), "takes": METHODS[method].kind,
+            "kept": 100 * keep if METHODS[method].steers == "budget" else None,
+            "before": 100 * before.get((method, keep, knob), float("nan")),
+            "after": own["mean"], "low": own.low, "high": own.high,
+            "lead": None, "lead low": None, "lead high": None, "says": "–",
+        }  # fmt: skip
+        if method in gap.index:
+            lead = gap.loc[method]
+            row |= {"lead": lead["mean"], "lead low": lead.low, "lead high": lead.high,
+                    "says": lead.word}  # fmt: skip
+        row |= {u: 100 * one[f"of {u}"].mean() for u in UNITS}
+        rows.append(row)
+    rows += _beside(df, net)
+    frame = pd.DataFrame(rows)
+    if not some.empty:
+        frame = frame.sort_values(["takes", "kept", "after"], ascending=[True, False, False])
+    return table(
+        frame,
+        name=name,
+        caption=f"Every method on the {NETS[net]} after {FULL:g} epochs of tuning. Sizes are "
+        "shares of the dense net; a lead is over ℓ1, replicate by replicate. Mean over replicates "
+        "with 95 % t interval. Masks take their MACs and parameters by non-zeros.",
+        units={"kept": "%", "before": "%", "after": "%", "lead": "points"}
+        | dict.fromkeys(UNITS, "%"),
+        decimals={"kept": 0, "before": 1, "after": 1, "lead": 2} | dict.fromkeys(UNITS, 0),
+        interval_columns={"after": ("low", "high"), "lead": ("lead low", "lead high")},
+        notes=[
+            "A tie: the interval of the lead holds zero. Of twenty true ties one falls outside by "
+            "chance.",
+        ],
+    )
+
+
+def _beside(df: Frame, net: str) -> list[dict[str, Any]]:
+    """Rows of what stands beside the methods: the dense net, and one shape for all."""
+    here, rows = df[df.net == net], []
+    some = here[
+        here.arm.isin(["dense", "shape"]) | ((here.arm == "longer") & (here.epochs == FULL))
+    ]
+    for (arm, how, keep, _), one in some.groupby(["arm", "how", "keep", "epochs"]):
+        own = mean_over(100 * one.score)
+        row = {"method": label(how or arm), "takes": "–", "kept": 100 * keep, "after": own["mean"],
+               "low": own.low, "high": own.high, "says": "–"}  # fmt: skip
+        rival = here[(here.method == MAGNITUDE) & (here.keep == keep) & (here.epochs == FULL)]
+        if arm == "shape" and len(rival):
+            gap = one.set_index("seed").score - rival.set_index("seed").score
+            lead = mean_over(100 * gap.dropna())
+            row |= {"lead": lead["mean"], "lead low": lead.low, "lead high": lead.high,
+                    "says": word(lead.low, lead.high)}  # fmt: skip
+        rows.append(row | {u: 100 * one[f"of {u}"].mean() for u in UNITS})
+    return rows
+
+
+def pieces_table(records: Sequence[Record]) -> Html:
+    """Which pieces of the grid have been run, and which are still to be."""
+    done = bool(records)
+    rows = [
+        {
+            "piece": p.name,
+            "net": NETS[p.net],
+            "takes": ", ".join(p.kinds) or "fresh weights",
+            "epochs of tuning": ", ".join(f"{n:g}" for n in p.lengths) or "–",
+            "kept": ", ".join(f"{100 * k:g} %" for k in p.sizes)
+            or f"{len(p.knobs)} setting{'s' * (len(p.knobs) > 1)} of the knob",
+            "state": "run" if p.name in RUN and done else "planned",
+        }
+        for p in PIECES
+    ]
+    return table(
+        pd.DataFrame(rows),
+        caption=f"The grid and its pieces: {sum(r['state'] == 'run' for r in rows)} of {len(rows)} "
+        "have been run. What follows rests on those; claims about the others say that they are not "
+        "tested here.",
+        notes=[f"Joined since, and still to be run: {', '.join(map(label, new))}."]
+        if (new := to_come(records))
+        else [],
+    )
+
+
+def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
+    """The learning rates that were tried and chosen, a line for each method and length."""
+    from survey_lib.evidence.protocol import scores
+
+    rows = []
+    for role in grid.ROLES:
+        means = scores(role, grid.REPLICATES, found)
+        net, who, *length = role.name.split(" ")
+        by = 100 if role.sign == 1 else 1
+        rows.append({
+            "net": NETS[net], "method": label(who), "epochs": " ".join(length) or "–",
+            "rate": f"{grid.RATES[role.name]:g}",
+            "tried, with validation": ", ".join(f"{r:g}: {by * m:.2f}" for r, m in means.items()),
+        })  # fmt: skip
+    return table(
+        pd.DataFrame(rows),
+        name="rates",
+        caption="Learning rates. The best on validation of equally many, each the mean of "
+        f"{len(grid.REPLICATES)} further dense nets, chosen at the smallest size.",
+    )

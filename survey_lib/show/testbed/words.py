@@ -1,0 +1,96 @@
+"""The common testbed's sentences, each chosen by what the records say."""
+
+from collections.abc import Sequence
+
+from IPython.display import display
+
+from survey_lib.evidence.intervals import t_interval
+from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
+from survey_lib.show import page
+from survey_lib.show.markup import SHARE_OF_IMAGES, Html, escape, mean_words, range_words
+from survey_lib.show.testbed.frames import (
+    FALLEN,
+    Frame,
+    channel_methods,
+    label,
+    leads,
+    shapes,
+    word,
+)
+from survey_lib.show.verdicts import say
+
+
+def shape_words(df: Frame, net: str, keep: float) -> Html:
+    """What the shapes come to, in numbers: who has fallen, and what equal shares of layers do."""
+    found = shapes(df, net, keep)
+    fallen, rest = found[found.fallen], found[~found.fallen]
+    told = []
+    if len(fallen):
+        names = _listed([label(str(name)) for name in fallen.index])
+        told.append(
+            f"{names} end more than {FALLEN:g} points below the median method. They keep at most "
+            f"{fallen.parameters.max():.0f} % of the parameters, the others at least "
+            f"{rest.parameters.min():.0f} %, at the same MACs."
+        )
+    shape = df[(df.net == net) & (df.how == "inherited") & (df.keep == keep) & (df.epochs == FULL)]
+    some = channel_methods(df, net)
+    some = some[(some.keep == keep) & (some.epochs == FULL)]
+    for rival, words in (
+        (MAGNITUDE, "The ℓ1 norm within equal shares of all layers, against the ℓ1 norm with one "
+         "budget for all"),
+        (RANDOM, "Against random channels"),
+    ):  # fmt: skip
+        own = some[some.method == rival].set_index("seed").score
+        gap = t_interval([float(d) for d in (shape.set_index("seed").score - own).dropna()])
+        told.append(
+            f"{words}: {mean_words(gap, SHARE_OF_IMAGES)} points "
+            f"{range_words(gap, unit=SHARE_OF_IMAGES)}, which is "
+            f"{_CALLED[word(gap.low, gap.high)]}."
+        )
+    said = " ".join(told)
+    return Html(f'<p class="survey">{escape(said)}</p>', said)
+
+
+_CALLED = {"better": "a lead", "worse": "a loss", "tie": "a tie"}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(df: Frame, net: str, keep: float) -> str:
+    """How many methods the intervals tell from ℓ1, before tuning and after it, in a sentence."""
+    told = []
+    for epochs, when in ((0.0, "Before any tuning"), (FULL, "after full tuning")):
+        found = leads(df, net, keep, epochs)
+        n = {w: int((found.word == w).sum()) for w in ("better", "worse", "tie")}
+        reach = found["mean"].max() - found["mean"].min() if len(found) else float("nan")
+        told.append(
+            f"{when} {n['better']} of {len(found)} methods are better than ℓ1, {n['worse']} worse "
+            f"and {n['tie']} tie, over a range of {reach:.1f} points"
+        )
+    return "; ".join(told) + "."
+
+
+def tell(*said: Html | None) -> None:
+    """Show the sentences that are there."""
+    display(*[one for one in said if one])
+
+
+def say_as_found(claim: str, **texts: str) -> Html | None:
+    """The sentence that was written for the word a claim of the open page has got.
+
+    All were written before the runs, so that none is bent to them.
+
+    Args:
+        claim: id of a claim of the open page.
+        texts: ``reproduced``, ``not_reproduced`` and ``inconclusive``, with the places for numbers
+            that :func:`survey_lib.show.verdicts.say` knows.
+
+    Returns:
+        The sentence; None where the runs that the claim needs are still to be made, which the
+        table of pieces and the verdicts say.
+    """
+    verdict = page.page_verdicts()[claim]
+    text = texts.get(verdict.word.replace(" ", "_"))
+    return say(verdict, verdict.word, text) if text else None
