@@ -91,6 +91,24 @@ def test_the_front_holds_what_nothing_smaller_beats():
     assert dict(found.front) == {"l1": True, "l2": False, "fisher": True}
 
 
+def test_a_language_model_has_less_loss_higher_up_and_eight_bits_beside_it(every):
+    df = testbed.nets(every)
+    found = testbed.pareto_points(df, "char_gpt", "bytes", 0.25)
+    assert set(found.kind) == {"channels", "weights", "bits"}
+    best = found.loc[found.score.idxmin()]
+    assert best.front  # nothing has less loss
+    fig, _ = testbed.pareto_figure(df, "char_gpt", ("bytes",), 0.25)
+    (ax,) = fig.axes
+    (bits,) = [line for line in ax.lines if line.get_label() == "bits"]
+    (whole,) = [line for line in ax.lines if line.get_label() == "_dense"]
+    dense = df[(df.arm == "dense") & (df.net == "char_gpt")].score.mean()
+    assert whole.get_ydata()[0] == pytest.approx(-dense)
+    assert list(bits.get_ydata()) == pytest.approx([-s for s in found[found.kind == "bits"].score])
+    fig.canvas.draw()
+    assert all(float(t.get_text()) > 0 for t in ax.get_yticklabels() if t.get_text())
+    assert "nats" in ax.get_ylabel()
+
+
 def test_masks_save_no_time_and_are_not_timed(every):
     df = testbed.nets(every)
     assert "weights" in set(testbed.pareto_points(df, NET, "bytes").kind)

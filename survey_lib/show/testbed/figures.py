@@ -18,6 +18,7 @@ from survey_lib.show.testbed.frames import (
     BESIDE,
     FALLEN,
     OTHERS,
+    TEXT,
     Frame,
     channel_methods,
     label,
@@ -116,37 +117,46 @@ KINDS = {"channels": "magnitude", "weights": "psp", "adapters": "adapters", "bit
 """Kind of a method → series of the style, where kinds are compared."""
 
 
+FALLEN_NATS = 0.5
+"""The same for a language model: its median loss and this much more."""
+
+
 def pareto_figure(
     df: Frame, net: str, units: Sequence[str], epochs: float = FULL
 ) -> tuple[Any, Frame]:
     """Accuracy against the share of the dense net, a panel a unit, and the best at each share.
 
-    Nets that have fallen (see :func:`shapes`) stand as triangles at the lower edge.
+    Nets that have fallen (see :func:`shapes`) stand as triangles at the lower edge. Of a language
+    model the loss is drawn, upside down, so that better is up there, too.
     """
+    text = net == TEXT
+    by, fall = (-1, FALLEN_NATS) if text else (100, FALLEN)  # score → height, more is better
     fig, axes = panels(len(units), height=3.9, sharey=True)
     drawn = []
-    dense = 100 * df[(df.arm == "dense") & (df.net == net)].score.mean()
-    low = 100 * pareto_points(df, net, units[0], epochs).score.median() - FALLEN
+    dense = by * df[(df.arm == "dense") & (df.net == net)].score.mean()
+    low = (by * pareto_points(df, net, units[0], epochs).score).median() - fall
     for ax, unit in zip(axes, units, strict=True):
         found = pareto_points(df, net, unit, epochs)
         for kind, key in KINDS.items():
-            mine = found[(found.kind == kind) & (100 * found.score >= low)]
+            mine = found[(found.kind == kind) & (by * found.score >= low)]
             if len(mine):
                 look_ = style.line(key, linestyle="none", label=kind, alpha=0.8)
-                ax.plot(mine.share, 100 * mine.score, **look_)
-        below = found[100 * found.score < low]
+                ax.plot(mine.share, by * mine.score, **look_)
+        below = found[by * found.score < low]
         if len(below):  # an empty line that isn't clipped would take all room
             fallen = style.line("lobster", linestyle="none", marker="v", label="_below")
             ax.plot(below.share, [low] * len(below), **fallen, markersize=9, clip_on=False)
-        front = found[found.front & (100 * found.score >= low)].sort_values("share")
-        ax.step(front.share, 100 * front.score, where="post", color=style.MUTED, linewidth=1.2,
+        front = found[found.front & (by * found.score >= low)].sort_values("share")
+        ax.step(front.share, by * front.score, where="post", color=style.MUTED, linewidth=1.2,
                 label="_front")  # fmt: skip
         ax.axhline(dense, **style.line("dense", marker="", label="_dense"))
         ax.set_xscale("log")
         _percent_axis(ax, found.share)
         ax.set(title=unit, xlabel="share of the dense net")
         drawn.append(found)
-    axes[0].set_ylabel("test accuracy (%)")
+    axes[0].set_ylabel("test loss (nats a character)" if text else "test accuracy (%)")
+    if text:
+        axes[0].yaxis.set_major_formatter(lambda height, _: f"{-height:.2f}")
     axes[0].set_ylim(bottom=min(low, dense))
     if found_kinds := {k for d in drawn for k in d.kind} - {"channels"}:
         axes[0].legend(loc="lower left", ncols=1 + len(found_kinds) // 3)

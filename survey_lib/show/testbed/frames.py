@@ -37,6 +37,8 @@ NETS = {
     "vgg_small": "VGG-like net", "char_gpt": "character model",
 }  # fmt: skip
 """Net → what a reader calls it."""
+TEXT = "char_gpt"
+"""The net whose score is a loss, in nats a character: less is better."""
 Frame = Any
 """A data frame or a column of one; pandas' own hints know too little of what indexing gives."""
 UNITS = {
@@ -195,7 +197,7 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
         for a, b in itertools.pairwise(sizes)
     ]
     for other in df.net.unique():
-        if other != net and not channel_methods(df, other).empty and other != "char_gpt":
+        if other != net and not channel_methods(df, other).empty and other != TEXT:
             for epochs, when in ((0.0, "untuned"), (FULL, "fully tuned")):
                 pairs.append((f"{here} and {NETS[other]}, {when}",
                               board(net, keep, epochs), board(other, keep, epochs)))  # fmt: skip
@@ -223,16 +225,18 @@ def _rank(one: Frame, other: Frame) -> float:
 def pareto_points(df: Frame, net: str, unit: str, epochs: float = FULL) -> Frame:
     """Mean score and share of the dense net in a unit, of every method at every size.
 
-    Masks save no time here, so single weights are left out of the milliseconds.
+    Masks save no time here, so single weights are left out of the milliseconds. Eight bits train
+    nothing and stand beside every length.
     """
-    some = df[(df.arm == "method") & (df.net == net) & (df.epochs == epochs)]
+    some = df[(df.arm == "method") & (df.net == net)]
+    some = some[(some.epochs == epochs) | (some.kind == "bits")]
     if unit == "milliseconds":
         some = some[some.kind.isin(["channels", "adapters", "bits"])]
     some = some.dropna(subset=[f"of {unit}"])
     found = some.groupby(["method", "kind", "keep", "knob"], as_index=False).agg(
         share=(f"of {unit}", "mean"), score=("score", "mean"), seeds=("seed", "nunique")
     )
-    sign = -1 if net == "char_gpt" else 1
+    sign = -1 if net == TEXT else 1
     found["front"] = [
         not any((found.share <= p.share) & (sign * found.score > sign * p.score))
         for p in found.itertuples()
