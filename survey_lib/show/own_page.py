@@ -3,6 +3,7 @@
 Everything is drawn from :func:`data`, so that a comparison kept as JSON can be shown later.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -154,10 +155,27 @@ def _notes(found: Found) -> list[str]:
 
 def shown(found: Found) -> str:
     """Figure and table as HTML, for a page that has the book's styles."""
+    lead = f"lead over {REFERENCE}"
+    frame = _frame(found)
+    of_methods = [line["lead_over_l1"] for line in found["methods"]]
+    for column, was, values in (
+        ("accuracy", "accuracy (%)", [found["dense"], *(m["test"] for m in found["methods"])]),
+        (lead, f"{lead} (points)", [None, *of_methods]),
+    ):
+        for end in ("mean", "low", "high"):
+            percent = [math.nan if v is None or v[end] is None else 100 * v[end] for v in values]
+            frame[column if end == "mean" else f"{column} {end}"] = percent
+        frame = frame.drop(columns=was)
+    columns = ["method", "accuracy", lead, "rate", "MACs", "parameters", "bytes", "ms"]
+    bounds = {c: (f"{c} low", f"{c} high") for c in ("accuracy", lead)}
     whole = table(
-        _frame(found), caption=f"{_sentence(found)}. Every number of the comparison.",
-        notes=_notes(found), decimals={"ms": 3},
-    )  # fmt: skip
+        frame[[*columns, *(end for pair in bounds.values() for end in pair)]],
+        caption=f"{_sentence(found)}. Every number of the comparison.",
+        notes=_notes(found),
+        units={"accuracy": "%", lead: "points"},
+        decimals={"accuracy": 1, lead: 2, "ms": 3},
+        interval_columns=bounds,
+    )
     return _figure(found) + whole.html
 
 

@@ -1,6 +1,7 @@
 """`survey compare`: methods on a net of one's own."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -226,6 +227,8 @@ def test_the_page_stands_alone_and_no_text_of_a_user_is_markup(images):
     assert "Left out: bn_scale: &lt;none&gt;." in page
     assert "src=" not in page
     assert "better than ℓ1: random" in page.replace("Better", "better")
+    cell = re.search(r'<td class="num"[^>]*>2\.00(.*?)</td>', page)  # an interval breaks as one
+    assert cell[1] == '<span class="interval">[1.00, 3.00]</span>'
 
 
 def test_the_command_prints_a_table_and_writes_a_page(images, tmp_path, monkeypatch):
