@@ -91,6 +91,19 @@ def test_the_front_holds_what_nothing_smaller_beats():
     assert dict(found.front) == {"l1": True, "l2": False, "fisher": True}
 
 
+def test_nets_stand_side_by_side_in_the_order_of_the_first(every):
+    df = testbed.nets(every)
+    fig, data = testbed.nets_figure(df, (NET, "mobilenet_small"), KEEP)
+    left, right = fig.axes
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["residual net", "depthwise net"]
+    rows = [t.get_text() for t in left.get_yticklabels()]
+    first = data[data.net == NET].set_index("label")["mean"]
+    assert [first[r] for r in rows if r in first] == sorted(first, reverse=True)
+    own = testbed.leads(df, "mobilenet_small", KEEP, grid.FULL)
+    assert dict(data[data.net == "mobilenet_small"]["mean"]) == dict(own["mean"])
+    assert left.get_xlim() == right.get_xlim()
+
+
 def test_a_language_model_has_less_loss_higher_up_and_eight_bits_beside_it(every):
     df = testbed.nets(every)
     found = testbed.pareto_points(df, "char_gpt", "bytes", 0.25)

@@ -17,6 +17,7 @@ from survey_lib.show.marks import forest
 from survey_lib.show.testbed.frames import (
     BESIDE,
     FALLEN,
+    NETS,
     OTHERS,
     TEXT,
     Frame,
@@ -31,22 +32,37 @@ from survey_lib.show.testbed.frames import (
 
 def lead_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     """Before tuning and after: every method's lead over ℓ1 with its interval, on one scale."""
-    fig, axes = panels(2, height=5.2, sharex=True, sharey=True)
-    after = leads(df, net, keep, FULL).sort_values("mean", ascending=False)
-    looks = {name: (look(name), {"label": label(name)}) for name in after.index}
+    boards = [(title, net, epochs) for title, epochs in zip(TITLES, (0.0, FULL), strict=True)]
+    return _leads(df, boards, keep, by=-1)
+
+
+def nets_figure(df: Frame, nets: Sequence[str], keep: float) -> tuple[Any, Frame]:
+    """The leads after full tuning, a panel a net, in the order of the first; on one scale."""
+    return _leads(df, [(NETS[net], net, FULL) for net in nets], keep, by=0)
+
+
+TITLES = ("before tuning", "after full tuning")
+
+
+def _leads(
+    df: Frame, boards: Sequence[tuple[str, str, float]], keep: float, *, by: int
+) -> tuple[Any, Frame]:
+    """Leads over ℓ1, a panel a board (title, net, epochs), sorted as on board ``by``."""
+    fig, axes = panels(len(boards), height=5.2, sharex=True, sharey=True)
+    found = [leads(df, net, keep, epochs) for _, net, epochs in boards]
+    order = found[by].sort_values("mean", ascending=False).index
+    names = [*order, *(n for n in pd.concat(found).index.unique() if n not in order)]
+    looks = {name: (look(name), {"label": label(name)}) for name in names}
     drawn = []
-    for ax, epochs, title in zip(axes, (0.0, FULL), TITLES, strict=True):
-        found = leads(df, net, keep, epochs)
-        forest(ax, found, looks, zero=True)
+    for ax, (title, net, epochs), one in zip(axes, boards, found, strict=True):
+        forest(ax, one, looks, zero=True)
         ax.tick_params(axis="y", labelsize=8.5)  # a row a method, on a phone, too
         ax.set(title=title, xlabel="lead over ℓ1 (points)")
         ax.grid(axis="y", visible=False)
         ax.grid(axis="x", visible=True)
-        drawn.append(found.assign(epochs=epochs, label=[label(n) for n in found.index]))
+        named = [label(n) for n in one.index]
+        drawn.append(one.assign(net=net, epochs=epochs, label=named))
     return fig, pd.concat(drawn)
-
-
-TITLES = ("before tuning", "after full tuning")
 
 
 def tuning_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
