@@ -16,6 +16,7 @@ from survey_lib.experiments.own_net import cells as own_cells
 from survey_lib.experiments.own_net import compare as own
 from survey_lib.mechanics.budget import Budget
 from survey_lib.methods import own_model
+from survey_lib.methods.contract import METHODS
 from survey_lib.show import own_page
 from tests.image_folder import red_and_blue
 
@@ -108,6 +109,14 @@ def test_all_start_alike_try_alike_and_are_compared_seed_by_seed(images, tmp_pat
 
 def seed(record):
     return record.seed
+
+
+def test_other_versions_of_the_methods_are_other_results():
+    parts = set(runner.code_parts("own_net"))
+    able = [e for e in METHODS.values() if (e.kind, e.steers) == ("channels", "budget")]
+    named = {f"survey_lib.methods.{e.module}" for e in able}
+    assert len(named) > 4
+    assert named <= parts
 
 
 def test_other_images_are_other_results(images, tmp_path):
