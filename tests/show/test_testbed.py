@@ -104,6 +104,18 @@ def test_nets_stand_side_by_side_in_the_order_of_the_first(every):
     assert left.get_xlim() == right.get_xlim()
 
 
+def test_single_weights_are_drawn_by_size_and_length(every):
+    df = testbed.nets(every)
+    fig, data = testbed.sizes_figure(df, NET, "weights", (0.0, grid.FULL))
+    assert set(data.method) == set(grid.able(NET, "weights", "budget"))
+    last = {line.get_label(): line for line in fig.axes[1].lines}
+    drawn = last[testbed.label("magnitude")]
+    own = data[(data.method == "magnitude") & (data.epochs == grid.FULL)].sort_values("keep")
+    assert list(drawn.get_xdata()) == list(own.keep)
+    assert list(drawn.get_ydata()) == pytest.approx(list(100 * own["mean"]))
+    assert fig.axes[0].get_xlim()[0] > fig.axes[0].get_xlim()[1]  # the dense net stands left
+
+
 def test_a_language_model_has_less_loss_higher_up_and_eight_bits_beside_it(every):
     df = testbed.nets(every)
     found = testbed.pareto_points(df, "char_gpt", "bytes", 0.25)

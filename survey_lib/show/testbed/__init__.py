@@ -8,6 +8,7 @@ from survey_lib.show.testbed.figures import (
     nets_figure,
     pareto_figure,
     shape_figure,
+    sizes_figure,
     tuning_figure,
 )
 from survey_lib.show.testbed.frames import (
@@ -77,6 +78,7 @@ __all__ = [
     "shape_figure",
     "shape_words",
     "shapes",
+    "sizes_figure",
     "tell",
     "to_come",
     "tuning_figure",

@@ -11,7 +11,7 @@ from survey_lib.experiments.common_testbed.cells import (
 )
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
 from survey_lib.show import style
-from survey_lib.show.figure import label_ends, panels
+from survey_lib.show.figure import band, keep_axis, label_ends, panels
 from survey_lib.show.frames import over_seeds
 from survey_lib.show.marks import forest
 from survey_lib.show.testbed.frames import (
@@ -93,6 +93,24 @@ def tuning_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     ax.set(xlabel="epochs of tuning", ylabel="test accuracy (%)")
     ax.set_xlim(-0.15, len(lengths) - 0.85)
     label_ends(ax)
+    return fig, found
+
+
+def sizes_figure(df: Frame, net: str, kind: str, lengths: Sequence[float]) -> tuple[Any, Frame]:
+    """Accuracy against the share that is kept, a panel a length of tuning, a line a method."""
+    fig, axes = panels(len(lengths), height=4.0, sharey=True)
+    some = df[(df.arm == "method") & (df.net == net) & (df.kind == kind) & (df.steers == "budget")]
+    found = over_seeds(some, ["method", "epochs", "keep"], "score")
+    dense = 100 * df[(df.arm == "dense") & (df.net == net)].score.mean()
+    for ax, epochs in zip(axes, lengths, strict=True):
+        for name, line in found[found.epochs == epochs].groupby("method"):
+            ends = [100 * line[c] for c in ("mean", "low", "high")]
+            band(ax, line.keep, *ends, key=look(str(name)), label=label(str(name)))
+        ax.axhline(dense, **style.line("dense", marker="", label="dense"))
+        keep_axis(ax, sorted(some.keep.unique()), label=f"{kind} kept")
+        ax.set(title="not tuned" if not epochs else f"{epochs:g} epochs of tuning")
+    axes[0].set_ylabel("test accuracy (%)")
+    label_ends(axes[-1])
     return fig, found
 
 
