@@ -104,6 +104,29 @@ def test_nets_stand_side_by_side_in_the_order_of_the_first(every):
     assert left.get_xlim() == right.get_xlim()
 
 
+def test_what_kept_weights_are_worth_stands_beside_the_winner_of_each_replicate(every):
+    def net(name, seed, val, score):
+        cell = Cell("method", seed, NET, name, keep=KEEP, epochs=grid.FULL)
+        return record(cell, val_re=val, test_re=score, test=score, bytes=1, macs_nonzero=1,
+                      nonzeros=1)  # fmt: skip
+
+    records = [*dense()]
+    for seed, (one, other) in enumerate([(0.9, 0.8), (0.7, 0.8), (0.9, 0.8)]):
+        records += [net("l1", seed, one, 0.5), net("taylor", seed, other, 0.6),
+                    net("rethinking", seed, 1.0, 0.7)]  # fmt: skip
+        shape = Cell("shape", seed, NET, keep=KEEP, how="b", epochs=9.0)
+        records.append(record(shape, test_re=0.8, test=0.8, bytes=1, macs_nonzero=1, nonzeros=1))
+    found = testbed.freshness(testbed.nets(records), NET, KEEP)
+    # ℓ1, Taylor, ℓ1: fresh weights are no rival; "e" and "inherited" were not run
+    assert dict(found["mean"].round(9)) == {
+        "best": round(100 * (0.5 + 0.6 + 0.5) / 3, 9), "l1": 50, "rethinking": 70, "b": 80,
+    }  # fmt: skip
+    fig, data = testbed.freshness_figure(testbed.nets(every), NET, (0.5, KEEP))
+    rows = [t.get_text() for t in fig.axes[0].get_yticklabels()]
+    assert rows == list(testbed.FRESHNESS.values())
+    assert len(data) == 2 * len(rows)
+
+
 def test_single_weights_are_drawn_by_size_and_length(every):
     df = testbed.nets(every)
     fig, data = testbed.sizes_figure(df, NET, "weights", (0.0, grid.FULL))

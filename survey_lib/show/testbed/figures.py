@@ -17,11 +17,13 @@ from survey_lib.show.marks import forest
 from survey_lib.show.testbed.frames import (
     BESIDE,
     FALLEN,
+    FRESHNESS,
     NETS,
     OTHERS,
     TEXT,
     Frame,
     channel_methods,
+    freshness,
     label,
     leads,
     look,
@@ -94,6 +96,29 @@ def tuning_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
     ax.set_xlim(-0.15, len(lengths) - 0.85)
     label_ends(ax)
     return fig, found
+
+
+def freshness_figure(df: Frame, net: str, keeps: Sequence[float]) -> tuple[Any, Frame]:
+    """One shape with kept and with fresh weights, beside ℓ1 and the best method; a panel a size."""
+    fig, axes = panels(len(keeps), height=3.2, sharey=True)
+    looks = {key: (_FRESHNESS[key], {"label": words}) for key, words in FRESHNESS.items()}
+    dense = 100 * df[(df.arm == "dense") & (df.net == net)].score.mean()
+    drawn = []
+    for ax, keep in zip(axes, keeps, strict=True):
+        found = freshness(df, net, keep)
+        forest(ax, found, looks)
+        ax.axvline(dense, **style.line("dense", marker="", label="_dense"))
+        ax.set(title=f"{100 * keep:g} % of the MACs", xlabel="test accuracy (%)")
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x", visible=True)
+        drawn.append(found.assign(keep=keep, label=[FRESHNESS[key] for key in found.index]))
+    return fig, pd.concat(drawn)
+
+
+_FRESHNESS = {
+    "best": OTHERS, MAGNITUDE: "magnitude", "inherited": "magnitude", FRESH: "scratch",
+    "e": "scratch", "b": "scratch",
+}  # fmt: skip
 
 
 def sizes_figure(df: Frame, net: str, kind: str, lengths: Sequence[float]) -> tuple[Any, Frame]:

@@ -162,6 +162,39 @@ def shapes(df: Frame, net: str, keep: float) -> Frame:
     return found.sort_values("parameters")
 
 
+FRESHNESS = {
+    "best": "the best method on validation", MAGNITUDE: "ℓ1 norm across layers",
+    "inherited": "one shape, kept weights", FRESH: "fresh weights, tuned as long",
+    "e": "fresh weights, equal epochs", "b": "fresh weights, equal MACs",
+}  # fmt: skip
+"""Row of :func:`freshness` → what a reader calls it."""
+
+
+def freshness(df: Frame, net: str, keep: float) -> Frame:
+    """What kept weights are worth: accuracy (%) of one shape with kept and with fresh weights.
+
+    Beside them stand ℓ1 and the method that is best on validation, picked in each replicate. All
+    are fully tuned; fresh weights also get the dense net's epochs, or its multiply-accumulates.
+
+    Returns:
+        Indexed by the keys of :data:`FRESHNESS`, as far as they were run: ``mean``, ``low``,
+        ``high`` and ``seeds``.
+    """
+    here = df[(df.net == net) & (df.keep == keep)]
+    tuned = channel_methods(here, net)
+    tuned = tuned[tuned.epochs == FULL]
+    rivals = tuned[tuned.method != FRESH]
+    scores = {
+        "best": rivals.loc[rivals.groupby("seed").val_re.idxmax()].score,
+        MAGNITUDE: tuned[tuned.method == MAGNITUDE].score,
+        "inherited": here[(here.how == "inherited") & (here.epochs == FULL)].score,
+        FRESH: tuned[tuned.method == FRESH].score,
+        "e": here[here.how == "e"].score,
+        "b": here[here.how == "b"].score,
+    }
+    return pd.DataFrame({k: mean_over(100 * v) for k, v in scores.items() if len(v)}).T
+
+
 def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
     """How far an order of methods carries: rank correlations, a row for each pair of boards.
 
