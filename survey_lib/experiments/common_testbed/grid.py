@@ -72,7 +72,7 @@ PIECES = (
     Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=2),
     Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=118),
 )  # fmt: skip
-RUN = ("resnet",)
+RUN = ("resnet", "fresh")
 """Names of the pieces that rates and study hold so far."""
 
 
@@ -128,9 +128,13 @@ def points(piece: Piece, name: str) -> list[dict[str, Any]]:
 
 # ---- learning rates
 
-LADDER = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+LADDER = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Learning rates that may be tried, in rates of the dense net's own recipe."""
-TRIES: dict[str, int] = {"resnet_small channels 6": 4}
+TRIES: dict[str, int] = {
+    "resnet_small channels 6": 4,
+    "resnet_small longer 6": 4,
+    "resnet_small fresh 16": 5,
+}
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {"resnet_small adaptive_budget 6": 3, "resnet_small l1 6": 3}
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
@@ -162,6 +166,11 @@ def role_of(cell: Cell) -> str:
     return f"{cell.net} {who}" + ("" if cell.how in ("e", "b") else f" {cell.epochs:g}")
 
 
+_KINDS = {"longer": "longer", "e": "fresh", "b": "fresh"}
+"""What stands beside the methods → whose rates it shares; the channel methods' where nothing is
+said."""
+
+
 def _roles() -> tuple[Role, ...]:
     found: dict[str, Role] = {}
 
@@ -181,7 +190,8 @@ def _roles() -> tuple[Role, ...]:
                     add(entry.kind, Cell("method", 0, piece.net, name, epochs=length,
                                          **_tuned_at(piece, entry)))  # fmt: skip
         for example in _beside(piece, 0):
-            kind = "fresh" if example.how in ("e", "b") else "channels"
+            # the dense net trained on needs the lowest rates, which are no method's
+            kind = _KINDS.get(example.how or example.arm, "channels")
             smallest = min(piece.sizes) if example.how else 1.0
             add(kind, replace(example, keep=smallest))
     return tuple(found.values())
