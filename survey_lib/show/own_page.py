@@ -169,7 +169,7 @@ def shown(found: Found) -> str:
     columns = ["method", "accuracy", lead, "rate", "MACs", "parameters", "bytes", "ms"]
     bounds = {c: (f"{c} low", f"{c} high") for c in ("accuracy", lead)}
     whole = table(
-        frame[[*columns, *(end for pair in bounds.values() for end in pair)]],
+        frame.reindex(columns=[*columns, *(end for pair in bounds.values() for end in pair)]),
         caption=f"{_sentence(found)}. Every number of the comparison.",
         notes=_notes(found),
         units={"accuracy": "%", lead: "points"},

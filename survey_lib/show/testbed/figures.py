@@ -129,8 +129,9 @@ def sizes_figure(df: Frame, net: str, kind: str, lengths: Sequence[float]) -> tu
     dense = 100 * df[(df.arm == "dense") & (df.net == net)].score.mean()
     for ax, epochs in zip(axes, lengths, strict=True):
         for name, line in found[found.epochs == epochs].groupby("method"):
-            ends = [100 * line[c] for c in ("mean", "low", "high")]
-            band(ax, line.keep, *ends, key=look(str(name)), label=label(str(name)))
+            mean, low, high = (list(100 * line[c]) for c in ("mean", "low", "high"))
+            called = label(str(name))
+            band(ax, list(line.keep), mean, low, high, look(str(name)), label=called)
         ax.axhline(dense, **style.line("dense", marker="", label="dense"))
         keep_axis(ax, sorted(some.keep.unique()), label=f"{kind} kept")
         ax.set(title="not tuned" if not epochs else f"{epochs:g} epochs of tuning")
