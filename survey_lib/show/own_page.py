@@ -173,7 +173,7 @@ def shown(found: Found) -> str:
         caption=f"{_sentence(found)}. Every number of the comparison.",
         notes=_notes(found),
         units={"accuracy": "%", lead: "points"},
-        decimals={"accuracy": 1, lead: 2, "ms": 3},
+        decimals={"accuracy": 2, lead: 2, "ms": 3},
         interval_columns=bounds,
     )
     return _figure(found) + whole.html

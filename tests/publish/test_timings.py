@@ -173,7 +173,8 @@ def test_a_comparison_of_a_users_net_is_shown_as_it_was_recorded(tmp_path):
     for words in (
         "```text\n$ survey compare --x\n```",
         "2,000 images to train on and 10 to test with. Recorded on 2026-01-02 at commit abc.",
-        "61.25 [60.95, 61.55]", 'data-value="123456', "0.1 (edge)", "Left out: thinet: no room.",
+        '61.25<span class="interval">[60.95, 61.55]</span>',
+        'data-value="123456', "0.1 (edge)", "Left out: thinet: no room.",
         "Better than ℓ1: Fisher.</strong>", "<svg",
     ):  # fmt: skip
         assert words in page

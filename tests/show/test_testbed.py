@@ -13,9 +13,10 @@ from survey_lib.evidence.verdicts import INCONCLUSIVE, NOT_TESTED, REPRODUCED, V
 from survey_lib.experiments.common_testbed import grid
 from survey_lib.experiments.common_testbed.cells import Cell, budget_of, config_of, task_of
 from survey_lib.methods.contract import METHODS
-from survey_lib.show import page, testbed
+from survey_lib.show import page
 from survey_lib.show.explorers import common_testbed as made
 from survey_lib.show.markup import Html
+from survey_lib.show.testbed import figures, frames, sentences, tables
 from survey_lib.tasks.dense import seeded
 from tests.testbed import made_up, record
 
@@ -60,22 +61,22 @@ def test_a_lead_is_paired_and_a_tie_is_said_as_one():
                *pair("fisher", 0.5, 6.0, 0.81, 0.7101, 0.6099),
                *pair("taylor", 0.5, 6.0, 0.85, 0.70, 0.55),
                *pair("random", 0.5, 6.0, 0.78, 0.6801, 0.5799)]  # fmt: skip
-    found = testbed.leads(testbed.nets(records), NET, 0.5, 6.0)
+    found = frames.leads(frames.nets(records), NET, 0.5, 6.0)
     assert "l1" not in found.index
     assert found.loc["fisher", "mean"] == pytest.approx(1.0)
     assert dict(found.word) == {"fisher": "better", "taylor": "tie", "random": "worse"}
-    told = testbed.counted(testbed.nets(records), NET, 0.5)
+    told = sentences.counted(frames.nets(records), NET, 0.5)
     assert "after full tuning 1 of 3 methods are better than ℓ1, 1 worse and 1 tie" in told
 
 
 def test_untuned_fresh_weights_have_no_lead(first):
-    df = testbed.nets(first)
-    assert "rethinking" not in testbed.leads(df, NET, KEEP, 0.0).index
-    assert "rethinking" in testbed.leads(df, NET, KEEP, grid.FULL).index
+    df = frames.nets(first)
+    assert "rethinking" not in frames.leads(df, NET, KEEP, 0.0).index
+    assert "rethinking" in frames.leads(df, NET, KEEP, grid.FULL).index
 
 
 def test_shares_are_of_the_dense_net_of_the_same_replicate():
-    df = testbed.nets([*dense(), *pair("l1", 0.5, 6.0, 0.8)])
+    df = frames.nets([*dense(), *pair("l1", 0.5, 6.0, 0.8)])
     row = df[df.method == "l1"].iloc[0]
     assert (row["of MACs"], row["of parameters"], row["of bytes"]) == (0.5, 0.25, 0.25)
     assert math.isnan(row["of milliseconds"])
@@ -87,19 +88,19 @@ def test_the_front_holds_what_nothing_smaller_beats():
                                      ("fisher", 0.15, 4, 0.7)):  # fmt: skip
         cell = Cell("method", 0, NET, name, keep=keep, epochs=6.0)
         records.append(record(cell, test_re=score, test=score, macs_nonzero=share))
-    found = testbed.pareto_points(testbed.nets(records), NET, "MACs").set_index("method")
+    found = frames.pareto_points(frames.nets(records), NET, "MACs").set_index("method")
     assert dict(found.front) == {"l1": True, "l2": False, "fisher": True}
 
 
 def test_nets_stand_side_by_side_in_the_order_of_the_first(every):
-    df = testbed.nets(every)
-    fig, data = testbed.nets_figure(df, (NET, "mobilenet_small"), KEEP)
+    df = frames.nets(every)
+    fig, data = figures.nets_figure(df, (NET, "mobilenet_small"), KEEP)
     left, right = fig.axes
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["residual net", "depthwise net"]
     rows = [t.get_text() for t in left.get_yticklabels()]
     first = data[data.net == NET].set_index("label")["mean"]
     assert [first[r] for r in rows if r in first] == sorted(first, reverse=True)
-    own = testbed.leads(df, "mobilenet_small", KEEP, grid.FULL)
+    own = frames.leads(df, "mobilenet_small", KEEP, grid.FULL)
     assert dict(data[data.net == "mobilenet_small"]["mean"]) == dict(own["mean"])
     assert left.get_xlim() == right.get_xlim()
 
@@ -116,23 +117,23 @@ def test_what_kept_weights_are_worth_stands_beside_the_winner_of_each_replicate(
                     net("rethinking", seed, 1.0, 0.7)]  # fmt: skip
         shape = Cell("shape", seed, NET, keep=KEEP, how="b", epochs=9.0)
         records.append(record(shape, test_re=0.8, test=0.8, bytes=1, macs_nonzero=1, nonzeros=1))
-    found = testbed.freshness(testbed.nets(records), NET, KEEP)
+    found = frames.freshness(frames.nets(records), NET, KEEP)
     # ℓ1, Taylor, ℓ1: fresh weights are no rival; "e" and "inherited" were not run
     assert dict(found["mean"].round(9)) == {
         "best": round(100 * (0.5 + 0.6 + 0.5) / 3, 9), "l1": 50, "rethinking": 70, "b": 80,
     }  # fmt: skip
-    fig, data = testbed.freshness_figure(testbed.nets(every), NET, (0.5, KEEP))
+    fig, data = figures.freshness_figure(frames.nets(every), NET, (0.5, KEEP))
     rows = [t.get_text() for t in fig.axes[0].get_yticklabels()]
-    assert rows == list(testbed.FRESHNESS.values())
+    assert rows == list(frames.FRESHNESS.values())
     assert len(data) == 2 * len(rows)
 
 
 def test_single_weights_are_drawn_by_size_and_length(every):
-    df = testbed.nets(every)
-    fig, data = testbed.sizes_figure(df, NET, "weights", (0.0, grid.FULL))
+    df = frames.nets(every)
+    fig, data = figures.sizes_figure(df, NET, "weights", (0.0, grid.FULL))
     assert set(data.method) == set(grid.able(NET, "weights", "budget"))
     last = {line.get_label(): line for line in fig.axes[1].lines}
-    drawn = last[testbed.label("magnitude")]
+    drawn = last[frames.label("magnitude")]
     own = data[(data.method == "magnitude") & (data.epochs == grid.FULL)].sort_values("keep")
     assert list(drawn.get_xdata()) == list(own.keep)
     assert list(drawn.get_ydata()) == pytest.approx(list(100 * own["mean"]))
@@ -140,12 +141,12 @@ def test_single_weights_are_drawn_by_size_and_length(every):
 
 
 def test_a_language_model_has_less_loss_higher_up_and_eight_bits_beside_it(every):
-    df = testbed.nets(every)
-    found = testbed.pareto_points(df, "char_gpt", "bytes", 0.25)
+    df = frames.nets(every)
+    found = frames.pareto_points(df, "char_gpt", "bytes", 0.25)
     assert set(found.kind) == {"channels", "weights", "bits"}
     best = found.loc[found.score.idxmin()]
     assert best.front  # nothing has less loss
-    fig, _ = testbed.pareto_figure(df, "char_gpt", ("bytes",), 0.25)
+    fig, _ = figures.pareto_figure(df, "char_gpt", ("bytes",), 0.25)
     (ax,) = fig.axes
     (bits,) = [line for line in ax.lines if line.get_label() == "bits"]
     (whole,) = [line for line in ax.lines if line.get_label() == "_dense"]
@@ -158,13 +159,13 @@ def test_a_language_model_has_less_loss_higher_up_and_eight_bits_beside_it(every
 
 
 def test_masks_save_no_time_and_are_not_timed(every):
-    df = testbed.nets(every)
-    assert "weights" in set(testbed.pareto_points(df, NET, "bytes").kind)
-    assert "weights" not in set(testbed.pareto_points(df, NET, "milliseconds").kind)
+    df = frames.nets(every)
+    assert "weights" in set(frames.pareto_points(df, NET, "bytes").kind)
+    assert "weights" not in set(frames.pareto_points(df, NET, "milliseconds").kind)
 
 
 def test_an_order_is_held_against_itself_first(first, every):
-    found = testbed.agreements(testbed.nets(first), KEEP)
+    found = frames.agreements(frames.nets(first), KEEP)
     assert list(found.pair[:2]) == [
         "before tuning: a replicate and the others",
         "after full tuning: a replicate and the others",
@@ -172,7 +173,7 @@ def test_an_order_is_held_against_itself_first(first, every):
     assert found["mean"][0] > 0.9  # made up so: methods differ before tuning
     assert abs(found["mean"][1]) < 0.7  # and hardly after it
     assert not any("depthwise" in words for words in found.pair)
-    more = testbed.agreements(testbed.nets(every), KEEP)
+    more = frames.agreements(frames.nets(every), KEEP)
     assert any("depthwise net, fully tuned" in words for words in more.pair)
     assert any(words.startswith("1 epoch and") for words in more.pair)
     assert (more.seeds == grid.SEEDS).all()
@@ -182,16 +183,16 @@ def test_figures_are_drawn_from_the_first_piece_and_from_all(first, every):
     from survey_lib.show.figure import figure
 
     for records in (first, every):
-        df = testbed.nets(records)
+        df = frames.nets(records)
         drawn = {
-            "leads": testbed.lead_figure(df, NET, grid.HALF),
-            "length": testbed.tuning_figure(df, NET, KEEP),
-            "sizes": testbed.pareto_figure(df, NET, ("MACs", "parameters")),
-            "shapes": testbed.shape_figure(df, NET, KEEP),
-            "prices": testbed.pareto_figure(df, NET, ("bytes", "milliseconds")),
+            "leads": figures.lead_figure(df, NET, grid.HALF),
+            "length": figures.tuning_figure(df, NET, KEEP),
+            "sizes": figures.pareto_figure(df, NET, ("MACs", "parameters")),
+            "shapes": figures.shape_figure(df, NET, KEEP),
+            "prices": figures.pareto_figure(df, NET, ("bytes", "milliseconds")),
         }
-        found = testbed.agreements(df, KEEP)
-        drawn["agreement"] = (testbed.agreement_figure(found), found)
+        found = frames.agreements(df, KEEP)
+        drawn["agreement"] = (figures.agreement_figure(found), found)
         for name, (fig, data) in drawn.items():
             shown = figure(fig, name, alt="Points.", caption="See.", data=data)
             assert len(data), name
@@ -199,7 +200,7 @@ def test_figures_are_drawn_from_the_first_piece_and_from_all(first, every):
 
 
 def test_the_board_says_tie_and_has_every_method(every):
-    html = testbed.board_table(testbed.nets(every), NET).html
+    html = tables.board_table(frames.nets(every), NET).html
     for name in grid.methods(grid.PIECES[0]):
         assert METHODS[name].label in html
     assert "<td>tie</td>" in html
@@ -207,22 +208,22 @@ def test_the_board_says_tie_and_has_every_method(every):
 
 
 def test_the_page_says_which_pieces_are_there(first):
-    html = testbed.pieces_table(first).html
+    html = tables.pieces_table(first).html
     assert html.count("<td>run</td>") == len(grid.RUN)
     assert html.count("<td>planned</td>") == len(grid.PIECES) - len(grid.RUN)
-    assert "<td>run</td>" not in testbed.pieces_table([]).html
+    assert "<td>run</td>" not in tables.pieces_table([]).html
 
 
 def test_a_method_that_joined_after_the_runs_is_named(first):
     fewer = [r for r in first if r.config["method"] != "taylor"]
-    assert testbed.to_come(fewer) == ["taylor"]
-    assert "still to be run: Taylor." in testbed.pieces_table(fewer).html
-    assert "Joined since" not in testbed.pieces_table(first).html
+    assert frames.to_come(fewer) == ["taylor"]
+    assert "still to be run: Taylor." in tables.pieces_table(fewer).html
+    assert "Joined since" not in tables.pieces_table(first).html
 
 
 def test_the_board_has_the_dense_net_and_one_shape_beside_the_methods(every):
-    html = testbed.board_table(testbed.nets(every), NET).html
-    for words in testbed.BESIDE.values():
+    html = tables.board_table(frames.nets(every), NET).html
+    for words in frames.BESIDE.values():
         assert words in html
     row = html.split("fresh weights, equal MACs</th>")[1].split("</tr>")[0]
     assert "interval" in row  # its lead
@@ -231,8 +232,8 @@ def test_the_board_has_the_dense_net_and_one_shape_beside_the_methods(every):
 def test_refusals_are_told_once_in_their_own_words():
     no = {"refused": "l1: too small"}
     records = [record(Cell("method", s, NET, "l1", keep=0.1), **no) for s in range(3)]
-    assert testbed.refusals(records).why.tolist() == ["l1: too small"]
-    assert testbed.nets(records).empty
+    assert frames.refusals(records).why.tolist() == ["l1: too small"]
+    assert frames.nets(records).empty
 
 
 def test_a_sentence_is_chosen_by_the_word_and_was_written_before(monkeypatch):
@@ -243,27 +244,27 @@ def test_a_sentence_is_chosen_by_the_word_and_was_written_before(monkeypatch):
 
     def told(verdict):
         monkeypatch.setitem(page.CONTEXT.verdicts, claim.id, verdict)
-        return testbed.say_as_found(claim.id, **texts).text
+        return sentences.say_as_found(claim.id, **texts).text
 
     assert "Yes, 0.20" in told(Verdict(claim, REPRODUCED, Interval(0.2, 0.1, 0.3, 5)))
     assert "Perhaps." in told(Verdict(claim, INCONCLUSIVE, Interval(0.5, 0.1, 0.9, 5)))
     monkeypatch.setitem(page.CONTEXT.verdicts, claim.id, Verdict(claim, NOT_TESTED))
-    assert testbed.say_as_found(claim.id, **texts) is None  # the table of pieces says it
+    assert sentences.say_as_found(claim.id, **texts) is None  # the table of pieces says it
 
 
 def test_only_the_sentences_that_are_there_are_shown(monkeypatch):
     shown = []
-    monkeypatch.setattr(testbed.words, "display", lambda *them: shown.extend(them))
+    monkeypatch.setattr(sentences, "display", lambda *them: shown.extend(them))
     one = Html("<p>One.</p>", "One.")
-    testbed.tell(None, one, None)
+    sentences.tell(None, one, None)
     assert shown == [one]
 
 
 def test_the_widths_on_the_page_are_those_of_the_net_that_a_method_gives(monkeypatch):
     task = task_of(Cell("dense", 0, NET))
     net = task.build(seeded(0)).eval()
-    monkeypatch.setattr(testbed.tables, "dense_net", lambda task, seed: net)
-    shown = testbed.widths_table(NET, KEEP, ["l1", "random"]).text
+    monkeypatch.setattr(tables, "dense_net", lambda task, seed: net)
+    shown = tables.widths_table(NET, KEEP, ["l1", "random"]).text
     for name in ("l1", "random"):
         cell = Cell("method", 0, NET, name, keep=KEEP)
         small = (
@@ -300,16 +301,16 @@ def test_a_starved_net_is_told_by_its_parameters_and_its_fall():
             net(method("l1", s), 20, 0.80 + 0.01 * s), net(method("l2", s), 5, 0.5),
             net(shape, 30, 0.848 + 0.012 * s), net(method("random", s), 30, 0.849 + 0.011 * s),
         ]  # fmt: skip
-    df = testbed.nets(records)
-    found = testbed.shapes(df, NET, KEEP)
+    df = frames.nets(records)
+    found = frames.shapes(df, NET, KEEP)
     assert found.index.tolist() == ["l2", "l1", "random"]  # fewest parameters first
     assert found.parameters.tolist() == pytest.approx([5, 20, 30])
     assert found.fallen.tolist() == [True, False, False]
-    fig, _ = testbed.pareto_figure(df, NET, ("parameters",))
+    fig, _ = figures.pareto_figure(df, NET, ("parameters",))
     (edge,) = [line for line in fig.axes[0].lines if line.get_label() == "_below"]
     assert list(edge.get_xdata()) == pytest.approx([0.05])  # the one that fell, at the lower edge
-    assert edge.get_ydata()[0] == fig.axes[0].get_ylim()[0] == pytest.approx(81 - testbed.FALLEN)
-    words = testbed.shape_words(df, NET, KEEP).text
+    assert edge.get_ydata()[0] == fig.axes[0].get_ylim()[0] == pytest.approx(81 - frames.FALLEN)
+    words = sentences.shape_words(df, NET, KEEP).text
     assert "ℓ2 end more than 10 points below the median method" in words
     assert "at most 5 % of the parameters, the others at least 20 %" in words
     assert "budget for all: +5.00 points [+4.50, +5.50], which is a lead" in words
@@ -332,7 +333,7 @@ def test_every_setting_has_a_row_and_the_page_is_light(first, every):
 
 def test_it_draws_the_means_of_the_records(first):
     rows = made.points(first)
-    df = testbed.nets(first)
+    df = frames.nets(first)
     some = df[(df.method == "l1") & (df.keep == KEEP) & (df.epochs == grid.FULL)]
     row = rows[(rows.method == "l1") & (rows.keep == KEEP) & (rows.tuning == "6 epochs")
                & (rows.unit == "MACs")].iloc[0]  # fmt: skip
@@ -349,10 +350,10 @@ def test_with_several_nets_the_reader_chooses_one(first, every):
     switch = explorer.controls[-1]
     assert switch.values == ("resnet_small", "mobilenet_small", "vgg_small")  # no net of text
     assert switch.words("vgg_small") == "VGG-like net"
-    rows, df = explorer.grid, testbed.nets(every)
+    rows, df = explorer.grid, frames.nets(every)
     chosen = (rows.method == "l1") & (rows.keep == KEEP) & (rows.tuning == "6 epochs")
     (found,) = rows[chosen & (rows.net == "mobilenet_small") & (rows.unit == "MACs")].accuracy
-    own = testbed.channel_methods(df, "mobilenet_small")
+    own = frames.channel_methods(df, "mobilenet_small")
     own = own[(own.method == "l1") & (own.keep == KEEP) & (own.epochs == grid.FULL)]
     assert found == pytest.approx(own.score.mean(), abs=5e-5)
     assert "datum['net'] === c_net" in json.dumps(explorer.spec())

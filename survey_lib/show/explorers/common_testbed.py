@@ -19,7 +19,8 @@ from survey_lib.show import style
 from survey_lib.show.explorer import Control, Explorer
 from survey_lib.show.markup import Html
 from survey_lib.show.tables import table
-from survey_lib.show.testbed import KINDS, NETS, UNITS, Frame, label, look, nets
+from survey_lib.show.testbed.figures import KINDS
+from survey_lib.show.testbed.frames import NETS, UNITS, Frame, label, look, nets
 from survey_lib.tasks.dense import dense_net, seeded
 
 NET = "resnet_small"
