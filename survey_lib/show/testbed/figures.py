@@ -6,9 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from survey_lib.experiments.common_testbed.cells import (
-    FRESH,
-)
+from survey_lib.experiments.common_testbed.cells import FRESH
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
 from survey_lib.show import style
 from survey_lib.show.figure import band, keep_axis, label_ends, panels
@@ -17,6 +15,7 @@ from survey_lib.show.marks import forest
 from survey_lib.show.testbed.frames import (
     BESIDE,
     FALLEN,
+    FALLEN_NATS,
     FRESHNESS,
     NETS,
     OTHERS,
@@ -175,10 +174,6 @@ def agreement_figure(found: Frame) -> Any:
 
 KINDS = {"channels": "magnitude", "weights": "psp", "adapters": "adapters", "bits": "int8"}
 """Kind of a method → series of the style, where kinds are compared."""
-
-
-FALLEN_NATS = 0.5
-"""The same for a language model: its median loss and this much more."""
 
 
 def pareto_figure(

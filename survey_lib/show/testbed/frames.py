@@ -14,9 +14,7 @@ from scipy.stats import spearmanr
 
 from survey_lib.evidence.records import Record
 from survey_lib.experiments.common_testbed import grid
-from survey_lib.experiments.common_testbed.cells import (
-    FRESH,
-)
+from survey_lib.experiments.common_testbed.cells import FRESH
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
 from survey_lib.methods.contract import METHODS
 from survey_lib.show.frames import mean_over
@@ -142,6 +140,8 @@ def word(low: float, high: float) -> str:
 
 FALLEN = 10.0
 """Points below the median after full tuning from which a net counts as fallen."""
+FALLEN_NATS = 0.5
+"""Nats a character above the median loss, for a language model."""
 
 
 def shapes(df: Frame, net: str, keep: float) -> Frame:

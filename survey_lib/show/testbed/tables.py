@@ -151,6 +151,7 @@ def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
     return table(
         pd.DataFrame(rows),
         name="rates",
-        caption="Learning rates. The best on validation of equally many, each the mean of "
-        f"{len(grid.REPLICATES)} further dense nets, chosen at the smallest size.",
+        caption="Learning rates. The best on validation, each the mean of "
+        f"{len(grid.REPLICATES)} further dense nets, chosen at the smallest size. All methods of a "
+        "kind and a length try equally many; so do fresh weights among themselves.",
     )
