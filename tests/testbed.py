@@ -1,11 +1,10 @@
 """Made-up records of the common testbed: plausible numbers in the right shape, nothing is run."""
 
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from survey_lib.evidence.records import Record
 from survey_lib.experiments.common_testbed import grid
-from survey_lib.experiments.common_testbed.cells import Cell
 from survey_lib.experiments.context import cell_key
 from survey_lib.methods.contract import METHODS
 
@@ -60,25 +59,14 @@ def made_up(*names):
     chosen = [p for p in grid.PIECES if p.name in (names or grid.RUN)]
     cells = dict.fromkeys(
         cell for piece in chosen for seed in range(grid.SEEDS)
-        for cell in unrated(piece, seed)
+        for cell in at_some_rate(piece, seed)
     )  # fmt: skip
     return [record(cell) for cell in cells]
 
 
-def unrated(piece, seed):
-    """A piece's cells at the middle of the ladder, where its rates have not been chosen yet."""
-    cells: list[Cell] = []
-    rates = dict(grid.RATES)
-    grid.RATES.update({name: 0.1 for name in _roles_of(piece) if name not in grid.RATES})
-    try:
-        cells = grid.cells_of(piece, seed)
-    finally:
-        grid.RATES.clear()
-        grid.RATES.update(rates)
-    return cells
-
-
-def _roles_of(piece):
-    found = {f"{piece.net} {m} {n:g}" for m in grid.methods(piece) for n in piece.lengths if n}
-    found |= {f"{piece.net} {how} {n:g}" for how in ("longer", "inherited") for n in piece.lengths}
-    return found | {f"{piece.net} {how}" for how in ("e", "b")}
+def at_some_rate(piece, seed):
+    """A piece's cells, at any rate where its rates have not been chosen yet."""
+    return [
+        replace(cell, lr=grid.RATES.get(grid.role_of(cell), 0.1)) if cell.epochs else cell
+        for cell in grid.unrated(piece, seed)
+    ]

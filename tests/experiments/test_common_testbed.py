@@ -58,9 +58,8 @@ def test_a_method_entered_later_joins_by_itself(monkeypatch):
         piece = grid.PIECES[0]
         assert "later" in grid.methods(piece)
         roles = {role.name for role in grid._roles()}
-        assert f"{piece.net} later {grid.FULL:g}" in roles
-        monkeypatch.setattr(grid, "RATES", dict.fromkeys(roles, 0.1))
-        mine = [c for c in grid.cells_of(piece, 0) if c.method == "later"]
+        assert f"{piece.net} later {grid.FULL:g} at {grid.SMALL:g}" in roles
+        mine = [c for c in grid.unrated(piece, 0) if c.method == "later"]
         assert {(c.epochs, c.keep) for c in mine} == {
             (n, k) for n in piece.lengths for k in piece.sizes
         }
@@ -105,6 +104,30 @@ def test_roles_of_a_comparison_try_equally_many_and_each_has_its_own():
         assert (grid.role_of(cell) in names) == bool(cell.epochs)
     assert all(c.brief for c in grid.GRIDS["tune"]())
     assert not any(c.brief for c in grid.GRIDS["study"]())
+
+
+def test_a_rate_is_chosen_at_the_nearest_size_by_ratio(monkeypatch):
+    piece = next(p for p in grid.PIECES if p.name == "weights")
+    monkeypatch.setitem(grid.TUNED, (piece.net, "weights"), (0.2, 0.05))
+    at = {c.keep: grid.tuned_as(c).keep for c in grid.unrated(piece, 0) if c.epochs}
+    # 10 % is as far from 20 % as from 5 %: the smaller of the two
+    assert at == {0.5: 0.2, 0.2: 0.2, 0.1: 0.05, 0.05: 0.05, 0.02: 0.05}
+    knob = Cell("method", 0, method="lobster", knob=4.0, epochs=6.0)
+    assert grid.tuned_as(knob) == replace(knob, knob=1.0)
+    assert grid.role_of(knob) == "resnet_small lobster 6"
+    assert grid.role_of(Cell("longer", 0, epochs=6.0)) == "resnet_small longer 6"
+    one = Cell("method", 0, method="magnitude", keep=0.02, epochs=1.0)
+    assert grid.role_of(one) == "resnet_small magnitude 1 at 0.05"
+    assert grid.comparison(one) == "resnet_small weights 1 at 0.05"
+
+
+def test_every_net_and_kind_says_at_which_sizes_its_rates_are_chosen():
+    asked = {
+        (c.net, grid.kind_of(c)): grid.tuned_as(c)
+        for piece in grid.PIECES for c in grid.unrated(piece, 0)
+        if c.epochs and c.keep < 1
+    }  # fmt: skip
+    assert set(asked) == set(grid.TUNED)
 
 
 def test_a_search_is_widened_for_all_and_downwards_only_where_it_has_to(monkeypatch):

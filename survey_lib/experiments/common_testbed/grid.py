@@ -6,6 +6,7 @@ with ``--missing``: nothing that is done is run anew. Methods come from the regi
 entered later joins every piece of its kind.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,7 +17,7 @@ from survey_lib.evidence.reading import study as recorded
 from survey_lib.experiments.common_testbed.cells import METRICS, Cell, task_of
 from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.graph import GraphError, trace_groups
-from survey_lib.methods.contract import METHODS, Entry
+from survey_lib.methods.contract import METHODS
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.task import RECIPES
 
@@ -130,13 +131,28 @@ def points(piece: Piece, name: str) -> list[dict[str, Any]]:
 
 LADDER = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Learning rates that may be tried, in rates of the dense net's own recipe."""
+TUNED: dict[tuple[str, str], tuple[float, ...]] = {
+    ("resnet_small", "channels"): (SMALL,),
+    ("resnet_small", "fresh"): (SMALL,),
+    ("resnet_small", "weights"): (0.2, SPARSE),
+    ("resnet_small", "adapters"): (HALF, SMALL),
+    ("mobilenet_small", "channels"): (HALF, SMALL),
+    ("vgg_small", "channels"): (HALF,),
+    ("char_gpt", "channels"): (HALF, 0.2),
+    ("char_gpt", "weights"): (HALF, 0.2),
+}
+"""Net and kind → the sizes at which rates are chosen. A net of another size takes the rate of the
+nearest of them by ratio, of the smaller where two are as near."""
 TRIES: dict[str, int] = {
-    "resnet_small channels 6": 4,
+    "resnet_small channels 6 at 0.15": 4,
     "resnet_small longer 6": 4,
-    "resnet_small fresh 16": 5,
+    "resnet_small fresh 16 at 0.15": 5,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
-FIRST: dict[str, int] = {"resnet_small adaptive_budget 6": 3, "resnet_small l1 6": 3}
+FIRST: dict[str, int] = {
+    "resnet_small adaptive_budget 6 at 0.15": 3,
+    "resnet_small l1 6 at 0.15": 3,
+}
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
 
@@ -145,64 +161,56 @@ def rate(net: str, place: int) -> float:
     return float(f"{RECIPES[net].lr * LADDER[place]:.4g}")
 
 
-def comparison(net: str, kind: str, length: float) -> str:
-    """Whose roles try equally many rates."""
-    return f"{net} {kind} {length:g}"
+_KINDS = {"longer": "longer", "e": "fresh", "b": "fresh"}
+"""What stands beside the methods → whose rates it shares; the channel methods' where nothing is
+said. The dense net trained on needs the lowest rates, which are no method's."""
 
 
-def _role(name: str, net: str, kind: str, length: float, cells: Callable[..., Any]) -> Role:
-    group = comparison(net, kind, length)
-    first, tries = FIRST.get(name, 4), TRIES.get(group, 3)
-    rates = tuple(rate(net, place) for place in range(first, first + tries))
-    score, sign = ("val_re", 1) if net != "char_gpt" else ("val", -1)
-    return Role(name, cells, rates, group, score, sign)
+def kind_of(cell: Cell) -> str:
+    """Among whom a cell's rate is chosen: a kind of methods, ``fresh`` or ``longer``."""
+    if cell.method:
+        return METHODS[cell.method].kind
+    return _KINDS.get(cell.how or cell.arm, "channels")
+
+
+def tuned_as(cell: Cell) -> Cell:
+    """The cell at the size, or the setting of its knob, at which its rate is chosen."""
+    if cell.knob:
+        return replace(cell, knob=1.0)
+    if cell.arm == "longer":
+        return cell
+    sizes = sorted(TUNED[cell.net, kind_of(cell)])
+    # logarithms are rounded, so that two that are as near tie
+    nearest = min(sizes, key=lambda size: round(abs(math.log(size / cell.keep)), 9))
+    return replace(cell, keep=nearest)
+
+
+def _named(who: str, cell: Cell) -> str:
+    at = tuned_as(cell).keep
+    return f"{cell.net} {who} {cell.epochs:g}" + (f" at {at:g}" if at < 1 else "")
+
+
+def comparison(cell: Cell) -> str:
+    """Whose roles try equally many rates: a kind, at one length and size."""
+    return _named(kind_of(cell), cell)
 
 
 def role_of(cell: Cell) -> str:
     """Name of the role whose rate a cell has; empty where nothing is trained."""
-    if not cell.epochs:
-        return ""
-    who = cell.method or cell.how or cell.arm
-    return f"{cell.net} {who}" + ("" if cell.how in ("e", "b") else f" {cell.epochs:g}")
+    return _named(cell.method or cell.how or cell.arm, cell) if cell.epochs else ""
 
 
-_KINDS = {"longer": "longer", "e": "fresh", "b": "fresh"}
-"""What stands beside the methods → whose rates it shares; the channel methods' where nothing is
-said."""
+def _role(cell: Cell) -> Role:
+    name, group, example = role_of(cell), comparison(cell), replace(tuned_as(cell), brief=True)
+    first, tries = FIRST.get(name, 4), TRIES.get(group, 3)
+    rates = tuple(rate(cell.net, place) for place in range(first, first + tries))
+    score, sign = ("val_re", 1) if cell.net != "char_gpt" else ("val", -1)
+    return Role(name, lambda s, lr: [replace(example, seed=s, lr=lr)], rates, group, score, sign)
 
 
 def _roles() -> tuple[Role, ...]:
-    found: dict[str, Role] = {}
-
-    def add(kind: str, example: Cell) -> None:
-        name, length = role_of(example), example.epochs
-        found.setdefault(
-            name,
-            _role(name, example.net, kind, length,
-                  lambda s, lr: [replace(example, seed=s, lr=lr, brief=True)]),
-        )  # fmt: skip
-
-    for piece in pieces():
-        for length in filter(None, piece.lengths):
-            for name in methods(piece):
-                entry = METHODS[name]
-                if entry.trains:
-                    add(entry.kind, Cell("method", 0, piece.net, name, epochs=length,
-                                         **_tuned_at(piece, entry)))  # fmt: skip
-        for example in _beside(piece, 0):
-            # the dense net trained on needs the lowest rates, which are no method's
-            kind = _KINDS.get(example.how or example.arm, "channels")
-            smallest = min(piece.sizes) if example.how else 1.0
-            add(kind, replace(example, keep=smallest))
-    return tuple(found.values())
-
-
-def _tuned_at(piece: Piece, entry: Entry) -> dict[str, Any]:
-    """The one size or setting at which a rate is chosen."""
-    if entry.steers == "outcome":
-        return {"knob": 1.0}
-    return {"keep": SPARSE if entry.kind == "weights" and SPARSE in piece.sizes
-            else min(piece.sizes)}  # fmt: skip
+    trained = [c for piece in pieces() for c in unrated(piece, 0) if c.epochs]
+    return tuple({role_of(cell): _role(cell) for cell in trained}.values())
 
 
 def _beside(piece: Piece, seed: int) -> list[Cell]:
@@ -221,8 +229,20 @@ def _beside(piece: Piece, seed: int) -> list[Cell]:
     return found
 
 
+def unrated(piece: Piece, seed: int) -> list[Cell]:
+    """All cells of a piece, of one replicate, without their rates."""
+    found = [Cell("dense", seed, piece.net), *_beside(piece, seed)]
+    for name in methods(piece):
+        lengths = piece.lengths if METHODS[name].trains else (0.0,)
+        found += [
+            Cell("method", seed, piece.net, name, epochs=length, **at)
+            for length in lengths for at in points(piece, name)
+        ]  # fmt: skip
+    return found
+
+
 ROLES = _roles()
-"""Each method at each length has a rate of its own, chosen at the smallest size."""
+"""Each method has a rate of its own at each length, and at each size of :data:`TUNED`."""
 
 
 def _chosen() -> dict[str, float]:
@@ -276,15 +296,8 @@ def rated(cell: Cell) -> Cell:
 
 
 def cells_of(piece: Piece, seed: int) -> list[Cell]:
-    """All cells of a piece, of one replicate."""
-    found = [Cell("dense", seed, piece.net), *_beside(piece, seed)]
-    for name in methods(piece):
-        lengths = piece.lengths if METHODS[name].trains else (0.0,)
-        found += [
-            Cell("method", seed, piece.net, name, epochs=length, **at)
-            for length in lengths for at in points(piece, name)
-        ]  # fmt: skip
-    return [rated(cell) for cell in found]
+    """All cells of a piece, of one replicate, at their rates."""
+    return [rated(cell) for cell in unrated(piece, seed)]
 
 
 def _study() -> list[Cell]:

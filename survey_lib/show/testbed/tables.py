@@ -135,16 +135,18 @@ def pieces_table(records: Sequence[Record]) -> Html:
 
 
 def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
-    """The learning rates that were tried and chosen, a line for each method and length."""
+    """The learning rates that were tried and chosen, a line for each method, length and size."""
     from survey_lib.evidence.protocol import scores
 
     rows = []
     for role in grid.ROLES:
         means = scores(role, grid.REPLICATES, found)
-        net, who, *length = role.name.split(" ")
+        (cell,) = role.cells(grid.REPLICATES[0], grid.RATES[role.name])
         by = 100 if role.sign == 1 else 1
         rows.append({
-            "net": NETS[net], "method": label(who), "epochs": " ".join(length) or "–",
+            "net": NETS[cell.net], "method": label(cell.method or cell.how or cell.arm),
+            "epochs": f"{cell.epochs:g}",
+            "kept": f"{100 * cell.keep:g} %" if cell.keep < 1 else "–",
             "rate": f"{grid.RATES[role.name]:g}",
             "tried, with validation": ", ".join(f"{r:g}: {by * m:.2f}" for r, m in means.items()),
         })  # fmt: skip
@@ -152,6 +154,7 @@ def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
         pd.DataFrame(rows),
         name="rates",
         caption="Learning rates. The best on validation, each the mean of "
-        f"{len(grid.REPLICATES)} further dense nets, chosen at the smallest size. All methods of a "
-        "kind and a length try equally many; so do fresh weights among themselves.",
+        f"{len(grid.REPLICATES)} further dense nets, at the size that is named; nets of another "
+        "size take the rate of the nearest. All methods of a kind, a length and a size try equally "
+        "many; so do fresh weights among themselves.",
     )
