@@ -147,6 +147,11 @@ TRIES: dict[str, int] = {
     "resnet_small channels 6 at 0.15": 4,
     "resnet_small longer 6": 4,
     "resnet_small fresh 16 at 0.15": 5,
+    "resnet_small weights 6 at 0.2": 4,
+    "resnet_small weights 6 at 0.05": 4,
+    "resnet_small weights 1 at 0.05": 5,
+    "resnet_small weights 1 at 0.2": 4,
+    "resnet_small adapters 6 at 0.5": 4,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
