@@ -138,8 +138,8 @@ TUNED: dict[tuple[str, str], tuple[float, ...]] = {
     ("resnet_small", "adapters"): (HALF, SMALL),
     ("mobilenet_small", "channels"): (HALF, SMALL),
     ("vgg_small", "channels"): (HALF,),
-    ("char_gpt", "channels"): (HALF, 0.2),
-    ("char_gpt", "weights"): (HALF, 0.2),
+    ("char_gpt", "channels"): (0.2,),
+    ("char_gpt", "weights"): (0.2,),
 }
 """Net and kind → the sizes at which rates are chosen. A net of another size takes the rate of the
 nearest of them by ratio, of the smaller where two are as near."""
