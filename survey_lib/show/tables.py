@@ -96,6 +96,20 @@ def table(
     return Html(markup, f"{caption}\n{plain.to_string(index=False)}")
 
 
+def tall(one: Html) -> Html:
+    """A long table in a box of its own, which scrolls under its head; on paper it stands whole."""
+    return Html(f'<div class="survey survey-tall">{one.html}</div>', one.text)
+
+
+def folded(summary: str, one: Html) -> Html:
+    """A table behind a line that opens it: what few readers look up."""
+    return Html(
+        f'<details class="survey survey-timings"><summary>{escape(summary)}</summary>'
+        f"{one.html}</details>",
+        one.text,
+    )
+
+
 def _flat(column: Any) -> str:
     return " ".join(str(part) for part in column) if isinstance(column, tuple) else str(column)
 

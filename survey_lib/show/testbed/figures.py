@@ -131,7 +131,8 @@ def sizes_figure(df: Frame, net: str, kind: str, lengths: Sequence[float]) -> tu
             mean, low, high = (list(100 * line[c]) for c in ("mean", "low", "high"))
             called = label(str(name))
             band(ax, list(line.keep), mean, low, high, look(str(name)), label=called)
-        ax.axhline(dense, **style.line("dense", marker="", label="dense"))
+        ends = [some.keep.max(), some.keep.min()]
+        ax.plot(ends, [dense, dense], **style.line("dense", marker="", label="dense"))
         keep_axis(ax, sorted(some.keep.unique()), label=f"{kind} kept")
         ax.set(title="not tuned" if not epochs else f"{epochs:g} epochs of tuning")
     axes[0].set_ylabel("test accuracy (%)")

@@ -26,7 +26,7 @@ LOOKS = {
     "parameterized_structured": "psp", "role_of_structured": "serene", "lobster": "lobster",
     "adaptive_activation": "adaptive_activation", "adaptive_budget": "adaptive_activation",
     "pruning_adapters": "adapters", "llm_int8": "int8", "what_matters_llm": "gum",
-    "to_prune_or_not": "magnitude",
+    "to_prune_or_not": "serene",
 }  # fmt: skip
 """Method → series of the style; all others look alike."""
 OTHERS = "oneshot"

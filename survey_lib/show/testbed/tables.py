@@ -18,7 +18,7 @@ from survey_lib.mechanics.graph import trace_groups
 from survey_lib.methods.contract import METHODS
 from survey_lib.show.frames import mean_over, over_seeds
 from survey_lib.show.markup import Html
-from survey_lib.show.tables import table
+from survey_lib.show.tables import folded, table, tall
 from survey_lib.show.testbed.frames import NETS, UNITS, Frame, label, leads, to_come, word
 from survey_lib.tasks.dense import dense_net, seeded
 
@@ -71,7 +71,7 @@ def board_table(df: Frame, net: str, name: str = "board") -> Html:
     frame = pd.DataFrame(rows)
     if not some.empty:
         frame = frame.sort_values(["takes", "kept", "after"], ascending=[True, False, False])
-    return table(
+    board = table(
         frame,
         name=name,
         caption=f"Every method on the {NETS[net]} after {FULL:g} epochs of tuning. Sizes are "
@@ -86,6 +86,7 @@ def board_table(df: Frame, net: str, name: str = "board") -> Html:
             "chance.",
         ],
     )
+    return tall(board)
 
 
 def _beside(df: Frame, net: str) -> list[dict[str, Any]]:
@@ -134,6 +135,12 @@ def pieces_table(records: Sequence[Record]) -> Html:
     )
 
 
+def tuned_words(net: str, kind: str) -> str:
+    """At which sizes the rates of a kind were chosen on a net, largest first, as words."""
+    sizes = sorted(grid.TUNED[net, kind], reverse=True)
+    return " and ".join(f"{100 * size:g} %" for size in sizes)
+
+
 def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
     """The learning rates that were tried and chosen, a line for each method, length and size."""
     from survey_lib.evidence.protocol import scores
@@ -150,7 +157,7 @@ def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
             "rate": f"{grid.RATES[role.name]:g}",
             "tried, with validation": ", ".join(f"{r:g}: {by * m:.2f}" for r, m in means.items()),
         })  # fmt: skip
-    return table(
+    rates = table(
         pd.DataFrame(rows),
         name="rates",
         caption="Learning rates. The best on validation, each the mean of "
@@ -158,3 +165,4 @@ def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
         "size take the rate of the nearest. All methods of a kind, a length and a size try equally "
         "many; so do fresh weights among themselves.",
     )
+    return folded(f"The learning rates: {len(rows)} searches", rates)
