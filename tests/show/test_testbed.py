@@ -385,3 +385,9 @@ def test_live_it_compresses_by_both_opponents(monkeypatch):
     assert "ℓ1" in shown.html
     assert "random" in shown.html
     assert isinstance(made.points(made_up("adapters")), pd.DataFrame)
+
+
+def test_the_slider_has_the_lengths_at_which_channel_methods_were_run(first):
+    more = made_up("resnet", "weights")
+    assert 1.0 in set(frames.nets(more).epochs)  # single weights alone
+    assert made.tunings(frames.nets(more)) == made.tunings(frames.nets(first))

@@ -47,8 +47,11 @@ def shown_nets(df: Frame) -> list[str]:
 
 
 def tunings(df: Frame) -> dict[str, tuple[str, float]]:
-    """What the slider says → number of a net, and epochs, in the order of length."""
-    some = df[(df.arm == "method") & df.net.isin(shown_nets(df))]
+    """What the slider says → number of a net, and epochs, in the order of length.
+
+    Lengths at which channel methods were run, for they are what the chart shows large.
+    """
+    some = df[(df.kind == "channels") & (df.steers == "budget") & df.net.isin(shown_nets(df))]
     lengths = [float(n) for n in sorted(some.epochs.unique())]
     found: dict[str, tuple[str, float]] = {}
     for n in lengths:

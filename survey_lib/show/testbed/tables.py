@@ -82,6 +82,7 @@ def board_table(df: Frame, net: str, name: str = "board") -> Html:
         decimals={"kept": 0, "before": 1, "after": 1, "lead": 2} | dict.fromkeys(UNITS, 0),
         interval_columns={"after": ("low", "high"), "lead": ("lead low", "lead high")},
         notes=[
+            f"{len(frame)} rows in all. "
             "A tie: the interval of the lead holds zero. Of twenty true ties one falls outside by "
             "chance.",
         ],
