@@ -5,7 +5,14 @@ import pytest
 
 from survey_lib import files
 from survey_lib.cards.card import CardError
-from survey_lib.show.tables import compare_reported, download_records, reported_frame, table
+from survey_lib.show.tables import (
+    compare_reported,
+    download_records,
+    folded,
+    reported_frame,
+    table,
+    tall,
+)
 
 DF = pd.DataFrame(
     {
@@ -166,3 +173,12 @@ def test_a_number_that_the_words_do_not_say_whole_stands_beside_them():
     told = [[re.findall(r'data-value="([^"]+)"', cell) for cell in row] for row in body]
     assert told == [[[], ["1200.0"], ["-1.0"]], [["0.123456"], [], []]]  # 1 200 and −1 are words
     assert [words(row[0]) for row in body] == ["0.50", "0.12"]
+
+
+def test_a_long_table_has_a_box_and_one_that_few_look_up_a_fold():
+    one = table(pd.DataFrame({"a": [1]}), caption="One number.")
+    assert tall(one).html == f'<div class="survey survey-tall">{one.html}</div>'
+    shut = folded("A & B", one)
+    assert shut.html.startswith('<details class="survey survey-timings"><summary>A &amp; B</')
+    assert one.html in shut.html
+    assert shut.text == tall(one).text == one.text
