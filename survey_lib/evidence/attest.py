@@ -121,7 +121,8 @@ def compare(
     return Comparison(exact, compared, worst, where, tuple(found))
 
 
-SAME = ("processor", "cpu", "torch", "numpy")
+VERSIONS = ("torch", "numpy")
+SAME = ("processor", "cpu", *VERSIONS)
 
 
 def same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -133,6 +134,11 @@ def same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return False
     pythons = [str(m.get("python", "")).split(".")[:2] for m in (one, other)]
     return pythons[0] == pythons[1]
+
+
+def other_processor(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True when the processor is another one, and is all that is: the versions are the same."""
+    return not same_machine(one, other) and all(one.get(n) == other.get(n) for n in VERSIONS)
 
 
 # ---- attestations, one JSON line each

@@ -144,10 +144,26 @@ def differences(slug: str, fresh: Iterable[Record], recorded: Iterable[Record]) 
     """What of fresh runs does not agree with their recorded twins, every number compared.
 
     Each is a sentence that names cell, number and both values. A fresh cell without a twin is
-    one too, and so is a number that only one of the twins has.
+    one too, and so is a number that only one of the twins has. What :func:`drifted` tells is none.
     """
+    return _apart(slug, fresh, recorded)[0]
+
+
+def drifted(slug: str, fresh: Iterable[Record], recorded: Iterable[Record]) -> list[str]:
+    """What of fresh runs is off by more than the card allows, for the processor's sake.
+
+    Training carries the last bits of sums on, on some nets further than a card's tolerance, which
+    was set by the processors at hand. Where another processor with the same versions ran the very
+    code that the study is current or attested under, nothing but the processor can be the reason.
+    """
+    return _apart(slug, fresh, recorded)[1]
+
+
+def _apart(
+    slug: str, fresh: Iterable[Record], recorded: Iterable[Record]
+) -> tuple[list[str], list[str]]:
     this = runner.experiment(slug)
-    twins, found = this.by_cell(recorded), []
+    twins, found, drift = this.by_cell(recorded), [], []
     for record in fresh:
         label = json.dumps(record.config, sort_keys=True)
         twin = twins.get(this.cell(record.config))
@@ -157,8 +173,15 @@ def differences(slug: str, fresh: Iterable[Record], recorded: Iterable[Record]) 
             found.append(f"{slug}: cell {label} has no recorded twin; run the study")
         else:
             apart = compare(record, twin).disagreements
-            found += [f"{slug}: {line}, in cell {label}" for line in apart]
-    return found
+            elsewhere = apart and attest.other_processor(twin.provenance, record.provenance)
+            kept = drift if elsewhere and _vouched(slug) else found
+            kept += [f"{slug}: {line}, in cell {label}" for line in apart]
+    return found, drift
+
+
+def _vouched(slug: str) -> bool:
+    """Whether today's code gave the committed study, or a sample of it again."""
+    return bool(study(slug)) and state(slug).word != UNATTESTED
 
 
 def compare(fresh: Record, twin: Record) -> attest.Comparison:

@@ -7,7 +7,8 @@ from survey_lib.publish.findings import Finding
 def check_numbers() -> list[Finding]:
     """Compare the runs that the chapters' quick profile made here with their recorded twins.
 
-    Each build is so a check that the committed numbers reproduce; age is no finding.
+    Each build is so a check that the committed numbers reproduce; age is no finding. What another
+    processor does to the same code is told and is none either.
     """
     # late: the experiments import torch
     from survey_lib.experiments import EXPERIMENTS, judging, runner
@@ -19,6 +20,11 @@ def check_numbers() -> list[Finding]:
             for line in judging.differences(slug, fresh, recorded):
                 remedy = "find out what changed, or run the study anew"
                 found.append(Finding(f"results/study/{slug}.jsonl", line, remedy))
+            if drift := judging.drifted(slug, fresh, recorded):
+                print(
+                    f"{slug}: {len(drift)} numbers are off by more than the card allows, made by "
+                    f"the same code on another processor; the first: {drift[0]}"
+                )
     return found
 
 

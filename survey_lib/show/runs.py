@@ -25,6 +25,8 @@ def live_and_recorded() -> tuple[list[Record], list[Record]]:
     if recorded and profile == "quick":
         for line in judging.differences(slug, live, recorded):
             print(line)
+        if drift := judging.drifted(slug, live, recorded):
+            print(f"{len(drift)} numbers differ by more than the card allows: another processor")
     seconds = sum(record.provenance["seconds"] for record in live)
     print(
         f"{len(live)} runs, {seconds:.0f} core-seconds; {len(recorded)} recorded runs beside them"

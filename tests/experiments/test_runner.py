@@ -280,6 +280,32 @@ def test_a_quick_number_away_from_its_twin_is_a_difference(fake):
     assert "absent" in judging.differences("fake", lacking, near)[0]
 
 
+@pytest.mark.parametrize(
+    ("word", "changes", "drifts"),
+    [
+        (judging.CURRENT, {"processor": "another"}, True),
+        (judging.ATTESTED, {"cpu": "another"}, True),
+        (judging.UNATTESTED, {"processor": "another"}, False),
+        (judging.CURRENT, {"processor": "another", "torch": "0"}, False),
+        (judging.CURRENT, {}, False),
+    ],
+)
+def test_another_processor_may_drift_where_the_code_is_vouched_for(
+    fake, monkeypatch, word, changes, drifts
+):
+    fake("ok", "ok")
+    fresh = go()
+    far = [
+        replace(r, numbers={"value": r.numbers["value"] + 0.2}, provenance=r.provenance | changes)
+        for r in fresh
+    ]
+    monkeypatch.setattr(judging, "study", lambda slug, profile="study": far)
+    monkeypatch.setattr(judging, "state", lambda slug: judging.State(slug, word, ""))
+    some, none = judging.drifted("fake", fresh, far), judging.differences("fake", fresh, far)
+    assert (len(some), len(none)) == ((2, 0) if drifts else (0, 2))
+    assert "no recorded twin" in judging.differences("fake", fresh, far[:1])[-1]
+
+
 def test_on_the_same_processor_twins_are_equal_to_the_bit(fake):
     fake("ok", "ok")
     fresh = go()

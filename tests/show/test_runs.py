@@ -20,6 +20,7 @@ def ran(monkeypatch):
         return ["x differs"]
 
     monkeypatch.setattr(runs.judging, "differences", differences)
+    monkeypatch.setattr(runs.judging, "drifted", lambda *given: ["y differs", "z differs"])
     return given
 
 
@@ -28,7 +29,10 @@ def test_the_quick_slice_is_compared_with_its_recorded_twins(ran, opened, capsys
     assert (len(live), len(recorded)) == (1, 2)
     assert ran["compared"] == ["a_paper"]
     said = capsys.readouterr().out
-    assert said == "x differs\n1 runs, 2 core-seconds; 2 recorded runs beside them\n"
+    assert said == (
+        "x differs\n2 numbers differ by more than the card allows: another processor\n"
+        "1 runs, 2 core-seconds; 2 recorded runs beside them\n"
+    )
 
 
 def test_other_profiles_and_chapters_without_a_study_are_not_compared(ran, opened, capsys):
