@@ -391,3 +391,8 @@ def test_the_slider_has_the_lengths_at_which_channel_methods_were_run(first):
     more = made_up("resnet", "weights")
     assert 1.0 in set(frames.nets(more).epochs)  # single weights alone
     assert made.tunings(frames.nets(more)) == made.tunings(frames.nets(first))
+
+
+def test_a_caption_names_the_sizes_that_rates_were_chosen_at(monkeypatch):
+    monkeypatch.setitem(grid.TUNED, (NET, "weights"), (0.05, 0.2))
+    assert tables.tuned_words(NET, "weights") == "20 % and 5 %"
