@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from statistics import stdev
 from typing import Any
 
 from survey_lib.evidence.records import Record
@@ -105,17 +106,45 @@ def scores(
     Raises:
         MissingArm: a cell of the role has no numbers.
     """
-    means = {}
-    for rate in role.rates:
-        cells = [c for replicate in replicates for c in role.cells(replicate, rate)]
-        absent = [c for c in cells if c not in found]
-        if absent:
-            raise MissingArm(
-                f"role {role.name!r} at rate {rate:g}: {len(absent)} of {len(cells)} runs are "
-                f"missing, first {absent[0]}; run the profile tune"
-            )
-        means[rate] = math.fsum(found[c][role.score] for c in cells) / len(cells)
-    return means
+    return {rate: mean(_of_replicates(role, rate, replicates, found)) for rate in role.rates}
+
+
+def _of_replicates(
+    role: Role, rate: float, replicates: Sequence[int], found: Mapping[Any, Mapping[str, Any]]
+) -> list[float]:
+    """Validation score of one rate in each replicate."""
+    cells = {replicate: role.cells(replicate, rate) for replicate in replicates}
+    asked = list(itertools.chain(*cells.values()))
+    absent = [c for c in asked if c not in found]
+    if absent:
+        raise MissingArm(
+            f"role {role.name!r} at rate {rate:g}: {len(absent)} of {len(asked)} runs are "
+            f"missing, first {absent[0]}; run the profile tune"
+        )
+    return [mean(found[c][role.score] for c in some) for some in cells.values()]
+
+
+def best_rate(
+    role: Role, replicates: Sequence[int], found: Mapping[Any, Mapping[str, Any]]
+) -> float:
+    """The rate of a role with the best mean on validation, at an end of its grid, too.
+
+    An end that leads the rate beside it by no more than a standard error (of their difference,
+    replicate by replicate) is flat and gives way to it, so that no grid is widened after noise. It
+    is the one-standard-error rule of Breiman et al. (1984, §3.4.3), towards the inside.
+
+    Raises:
+        MissingArm: a run is missing.
+    """
+    means = scores(role, replicates, found)
+    best = max(role.rates, key=lambda rate: role.sign * means[rate])
+    beside = {role.rates[0]: role.rates[1], role.rates[-1]: role.rates[-2]}.get(best)
+    if beside is None:
+        return best
+    one, other = (_of_replicates(role, rate, replicates, found) for rate in (best, beside))
+    leads = [role.sign * (a - b) for a, b in zip(one, other, strict=True)]
+    error = stdev(leads) / math.sqrt(len(leads))
+    return beside if mean(leads) <= error else best
 
 
 def best_rates(
@@ -124,15 +153,15 @@ def best_rates(
     """The rate of each role with the best mean on validation.
 
     Raises:
-        EdgeOfGrid: one of them is the first or the last that was tried.
+        EdgeOfGrid: one of them is the first or the last that was tried, and no flat end.
         MissingArm: a run is missing.
     """
     tune_grid(roles, replicates)  # holds the rules
     chosen = {}
     for role in roles:
-        means = scores(role, replicates, found)
-        best = max(role.rates, key=lambda rate, r=role, m=means: r.sign * m[rate])
+        best = best_rate(role, replicates, found)
         if best in (role.rates[0], role.rates[-1]):
+            means = scores(role, replicates, found)
             told = ", ".join(f"{rate:g}: {mean:.4f}" for rate, mean in means.items())
             raise EdgeOfGrid(
                 f"role {role.name!r}: the best rate, {best:g}, is at the end of what was tried "

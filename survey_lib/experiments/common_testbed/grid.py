@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from survey_lib.evidence.protocol import Role, by_cell, scores, tune_grid
+from survey_lib.evidence.protocol import Role, best_rate, by_cell, tune_grid
 from survey_lib.evidence.reading import study as recorded
 from survey_lib.experiments.common_testbed.cells import METRICS, Cell, task_of
 from survey_lib.mechanics.budget import Budget
@@ -132,8 +132,8 @@ def points(piece: Piece, name: str) -> list[dict[str, Any]]:
 LADDER = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Learning rates that may be tried, in rates of the dense net's own recipe."""
 TUNED: dict[tuple[str, str], tuple[float, ...]] = {
-    ("resnet_small", "channels"): (SMALL,),
-    ("resnet_small", "fresh"): (SMALL,),
+    ("resnet_small", "channels"): (HALF, SMALL),
+    ("resnet_small", "fresh"): (HALF, SMALL),
     ("resnet_small", "weights"): (0.2, SPARSE),
     ("resnet_small", "adapters"): (HALF, SMALL),
     ("mobilenet_small", "channels"): (HALF, SMALL),
@@ -152,11 +152,14 @@ TRIES: dict[str, int] = {
     "resnet_small weights 1 at 0.05": 5,
     "resnet_small weights 1 at 0.2": 4,
     "resnet_small adapters 6 at 0.5": 4,
+    "resnet_small channels 6 at 0.5": 5,
+    "resnet_small fresh 16 at 0.5": 5,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
     "resnet_small adaptive_budget 6 at 0.15": 3,
     "resnet_small l1 6 at 0.15": 3,
+    "resnet_small closer_look 6 at 0.5": 2,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
@@ -251,7 +254,7 @@ ROLES = _roles()
 
 
 def _chosen() -> dict[str, float]:
-    """The best rate of each role by the committed runs, wherever in its grid it lies.
+    """The best rate of each role by the committed runs, at an end of its grid, too.
 
     A role whose runs are not there yet has the middle one. That the best lies inside is held by a
     test, so that an unfinished search can still be read.
@@ -262,8 +265,7 @@ def _chosen() -> dict[str, float]:
         chosen[role.name] = role.rates[len(role.rates) // 2]
         cells = [c for r in role.rates for s in REPLICATES for c in role.cells(s, r)]
         if all(role.score in found.get(c, {}) for c in cells):
-            means = scores(role, REPLICATES, found)
-            chosen[role.name] = max(means, key=lambda r, m=means, role=role: role.sign * m[r])
+            chosen[role.name] = best_rate(role, REPLICATES, found)
     return chosen
 
 
@@ -278,15 +280,12 @@ def at_edges() -> tuple[dict[str, int], dict[str, int]]:
     """
     found = by_cell(recorded(SLUG, "tune"), Cell)
     tries, first = dict(TRIES), dict(FIRST)
+    best = {role.name: best_rate(role, REPLICATES, found) for role in ROLES}
     for role in ROLES:
-        means = scores(role, REPLICATES, found)
-        best = max(means, key=lambda r, m=means, role=role: role.sign * m[r])
-        if best in (role.rates[0], role.rates[-1]):
+        if best[role.name] in (role.rates[0], role.rates[-1]):
             tries[role.comparison] = len(role.rates) + 1
     for role in ROLES:
-        means = scores(role, REPLICATES, found)
-        best = max(means, key=lambda r, m=means, role=role: role.sign * m[r])
-        below = best in role.rates[: (len(role.rates) - 1) // 2]
+        below = best[role.name] in role.rates[: (len(role.rates) - 1) // 2]
         if tries.get(role.comparison, 3) > len(role.rates) and below:
             first[role.name] = first.get(role.name, 4) - 1
     return tries, first
