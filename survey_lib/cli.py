@@ -282,15 +282,24 @@ def verify(
 @app.command()
 def train(
     model: Annotated[str, typer.Argument(help="a model, or all")],
+    keep: Annotated[
+        list[int] | None,
+        typer.Option(help="keep the dense net of this seed with the records instead; repeatable"),
+    ] = None,
 ) -> None:
-    """Retrain the dense net 0 that the package ships."""
+    """Retrain the dense net 0 that the package ships, or keep others for pieces of a study."""
     import torch
 
+    from survey_lib.experiments import nets
     from survey_lib.tasks import dense, task
     from survey_lib.tasks import train as training
 
     torch.set_num_threads(1)  # the same bytes whatever the number of cores
     with _one_sentence():
+        if keep:
+            for path in nets.keep(task.load_task(model), keep):
+                typer.echo(f"{path.name}: {path.stat().st_size:,} bytes")
+            return
         for name in dense.OWN if model == "all" else [model]:
             path = dense.ship(name)
             result = training.evaluate(dense.shipped_net(name), (t := task.load_task(name)).test, t)

@@ -42,7 +42,7 @@ from survey_lib.evidence.records import (
     to_line,
     write_records,
 )
-from survey_lib.experiments import BESIDE, EXPERIMENTS
+from survey_lib.experiments import BESIDE, EXPERIMENTS, nets
 from survey_lib.experiments.context import artefacts, cell_key, measure, needed, plain
 
 ALL_PROFILES = (*PROFILES, "tune")
@@ -299,6 +299,7 @@ def execute(
     Raises:
         RunError: cells need each other in a circle.
     """
+    nets.lend()
     digest = artefact_digest(slug)
     needs = _with_needs(slug, todo, digest)
     waiting = list(needs)

@@ -261,7 +261,7 @@ STATISTICS = statistics(
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
-    "lengths": ("spread_left_after_one", "order_after_one"),
+    "one epoch": ("spread_left_after_one", "order_after_one"),
     "mobilenet": ("order_of_nets", "order_of_nets_untuned", "shares_over_budget"),
     "vgg": ("spread_left_vgg",),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
