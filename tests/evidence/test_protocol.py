@@ -84,6 +84,31 @@ def test_a_best_rate_at_the_edge_is_an_error_that_shows_the_means(edge):
         best_rates([role()], REPLICATES, numbers)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("edge", "beside"), [(0.01, 0.1), (10.0, 1.0)])
+def test_an_end_that_leads_by_no_more_than_a_standard_error_gives_way(edge, beside, sign):
+    """Leads of 2, 3 and -2 hundredths: 1.0 in the mean, standard error 1.53."""
+    one = role(rates=(0.01, 0.1, 1.0, 10.0), sign=sign)
+    leads = dict(zip(REPLICATES, (0.02, 0.03, -0.02), strict=True))
+
+    def score(cell, shift=0.0):
+        return sign * {edge: 0.9 + leads[cell.seed] + shift, beside: 0.9}.get(cell.lr, 0.5)
+
+    assert protocol.best_rate(one, REPLICATES, found([one], score)) == beside
+    assert best_rates([one], REPLICATES, found([one], score)) == {"pruned": beside}
+    further = found([one], lambda c: score(c, 0.006))  # 1.6 in the mean: more than the error
+    assert protocol.best_rate(one, REPLICATES, further) == edge
+    with pytest.raises(EdgeOfGrid):
+        best_rates([one], REPLICATES, further)
+
+
+def test_a_rate_inside_never_gives_way_however_little_it_leads():
+    one = role()
+    numbers = found([one], lambda c: {0.1: 0.9, 1.0: 0.8999 + (c.seed == 900) * 0.0002}[c.lr]
+                    if c.lr != 0.01 else 0.5)  # fmt: skip
+    assert protocol.best_rate(one, REPLICATES, numbers) == 0.1
+
+
 def test_a_replicate_that_was_not_run_is_missed_not_averaged_away():
     numbers = found([role()], lambda c: -abs(c.lr - 0.1))
     del numbers[Cell("pruned", 901, lr=0.1)]
