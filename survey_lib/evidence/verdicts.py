@@ -139,5 +139,5 @@ def judge(claim: Claim, records: Sequence[Record], statistic: Statistic) -> Verd
     if word == INCONCLUSIVE:
         ends = [end for end in claim.region if end is not None]
         needed = seeds_needed(numbers, min(abs(interval.mean - end) for end in ends))
-        reason = reason or f"the interval crosses the edge; half-width {interval.half_width:.3g}"
+        reason = reason or "the interval crosses the edge"
     return Verdict(claim, word, interval, values, reason, needed, changed)

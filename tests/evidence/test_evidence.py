@@ -97,7 +97,7 @@ def test_inconclusive_says_how_many_seeds_it_would_take():
     verdict = verdicts.judge(CLAIM, rows([-0.1, 0.3, 0.1, 0.2, -0.05]), stat)
     assert verdict.word == "inconclusive"
     assert verdict.seeds_needed == seeds_needed([-0.1, 0.3, 0.1, 0.2, -0.05], 0.09)
-    assert "half-width" in verdict.reason
+    assert verdict.reason == "the interval crosses the edge"
 
 
 def test_failed_records_and_missing_arms_do_not_count():
