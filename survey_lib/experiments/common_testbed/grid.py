@@ -156,12 +156,25 @@ TRIES: dict[str, int] = {
     "resnet_small adapters 6 at 0.5": 4,
     "resnet_small channels 6 at 0.5": 5,
     "resnet_small fresh 16 at 0.5": 5,
+    "resnet_small longer 1": 4,
+    "resnet_small channels 1 at 0.5": 4,
+    "resnet_small channels 1 at 0.15": 5,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
     "resnet_small adaptive_budget 6 at 0.15": 3,
     "resnet_small l1 6 at 0.15": 3,
     "resnet_small closer_look 6 at 0.5": 2,
+    "resnet_small longer 1": 3,
+    "resnet_small inherited 1 at 0.5": 3,
+    "resnet_small thinet 1 at 0.5": 3,
+    "resnet_small l1 1 at 0.5": 3,
+    "resnet_small bn_scale 1 at 0.5": 3,
+    "resnet_small bn_scale 1 at 0.15": 3,
+    "resnet_small adaptive_budget 1 at 0.5": 3,
+    "resnet_small weight_sum 1 at 0.5": 3,
+    "resnet_small weight_sum 1 at 0.15": 3,
+    "resnet_small apoz 1 at 0.15": 3,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
