@@ -80,7 +80,8 @@ def paper_name(slug: str) -> Safe:
 def claim_words(name: str) -> Safe:
     """HTML of a claim named ``slug/claim-id`` in words: its paper and its short title."""
     slug, claim_id = name.split("/")
-    return Safe(f"{paper_name(slug)}: {paper(slug).claim(claim_id).title}")
+    card = paper(slug)
+    return Safe(f"{card.brief}: {card.claim(claim_id).title}")
 
 
 def found(verdict: Verdict) -> str:
