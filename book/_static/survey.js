@@ -346,7 +346,7 @@
   function unfoldForPrint() {
     var folds = [];
     window.addEventListener("beforeprint", function () {
-      folds = Array.from(document.querySelectorAll(".survey-gist:not([open]), .survey-timings:not([open]), .survey-advice details:not([open])"));
+      folds = Array.from(document.querySelectorAll(".survey-gist:not([open]), .survey-faithful details:not([open]), .survey-timings:not([open]), .survey-advice details:not([open])"));
       folds.forEach(function (fold) { fold.open = true; });
     });
     window.addEventListener("afterprint", function () {

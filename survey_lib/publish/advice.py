@@ -1,4 +1,7 @@
-"""The closing page: what to do, as a tree of questions whose every sentence names its verdicts."""
+"""What to do, as a tree of questions whose every sentence names its verdicts; and what it comes to.
+
+The sentences at the root of the tree are the survey's finding and stand on the landing page.
+"""
 
 import re
 from collections.abc import Iterator
@@ -13,6 +16,7 @@ from survey_lib.show.claims import found, paper
 from survey_lib.show.markup import anchor, escape, link, safe
 
 MARK = "<!-- survey: advice -->"
+FINDING = "<!-- survey: finding -->"
 FILE = "advice.yml"
 
 
@@ -110,7 +114,7 @@ def stale(tree: Branch, judged: Judged) -> list[str]:
 
 
 def fill(text: str, path: Path, judged: Judged) -> str:
-    """A page with its mark replaced by the tree.
+    """A page with its marks replaced: by the tree, or by what is said at its root.
 
     Args:
         text: the page's Markdown.
@@ -118,18 +122,27 @@ def fill(text: str, path: Path, judged: Judged) -> str:
         judged: verdicts of the book's chapters.
 
     Raises:
-        PublishError: the file is no tree, or a sentence rests on a verdict that has changed.
+        PublishError: the file is no tree, a sentence rests on a verdict that has changed, or the
+            page asks for a finding and the root says nothing.
     """
-    if MARK not in text:
+    if MARK not in text and FINDING not in text:
         return text
     tree = read(path)
     if problems := stale(tree, judged):
         raise PublishError(f"book/{path.name}: {problems[0]}")
-    shown = "\n".join(_way(way, judged) for way in tree.ways)
+    if FINDING in text and not tree.said:
+        raise PublishError(f"book/{path.name}: a page shows the finding; give the root a 'say'")
+    if FINDING in text:
+        told = "".join(_said(sentence, judged, headline=True) for sentence in tree.said)
+        shown = (
+            f'<div class="survey survey-advice survey-finding"><ul class="said">{told}</ul></div>'
+        )
+        return text.replace(FINDING, shown)
+    ways = "\n".join(_way(way, judged) for way in tree.ways)
     return text.replace(
         MARK,
         f'<div class="survey survey-advice"><p class="question">{escape(tree.question)}</p>\n'
-        f"{shown}\n</div>",
+        f"{ways}\n</div>",
     )
 
 
@@ -143,8 +156,10 @@ def _way(branch: Branch, judged: Judged) -> str:
     )
 
 
-def _said(sentence: Sentence, judged: Judged) -> str:
+def _said(sentence: Sentence, judged: Judged, *, headline: bool = False) -> str:
     words = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(sentence.text))
+    if headline:
+        words = re.sub(r"^[^.]+\.", r"<strong>\g<0></strong>", words)
     if not sentence.rests:
         return f'<li class="thin"><p><strong>Not known here.</strong> {words}</p></li>'
     rows = "".join(f"<li>{_rest(name, judged)}</li>" for name, _ in sentence.rests)

@@ -9,7 +9,7 @@ from typing import Any
 from survey_lib.cards.card import Claim
 from survey_lib.evidence.verdicts import SIGNS, Verdict
 from survey_lib.publish.disputes import Judged
-from survey_lib.show.claims import paper, paper_name
+from survey_lib.show.claims import paper
 from survey_lib.show.markup import (
     amount,
     anchor,
@@ -249,7 +249,7 @@ def _cells(pair: Pair) -> Iterator[str]:
     address = f"../notebooks/{pair.slug}.html#verdict-{anchor(claim.id)}"
     ends = dict.fromkeys(amount(end, unit) for end in pair.theirs)
     words = escape(unit_words(unit))
-    yield (f'<th scope="row">{paper_name(pair.slug)}: <a href="{address}">{claim.title}</a></th>')
+    yield (f'<th scope="row">{paper(pair.slug).brief}: <a href="{address}">{claim.title}</a></th>')
     yield f'<td data-value="{pair.middle!r}">{" to ".join(ends)} {words}</td>'
     yield (
         f'<td data-value="{pair.ours!r}">{mean_words(interval, unit)} {words} '

@@ -93,13 +93,14 @@ def map_markdown(cards: Sequence[Card], built: Collection[str]) -> str:
     """The papers in their groups, oldest first; links are relative to a page in ``book/``.
 
     A built chapter is linked by its title. Any other paper says "planned" and links to its page
-    under ``book/papers/``.
+    under ``book/papers/``. "Ready" is said as long as not all are.
     """
     cards, blocks = safe(list(cards)), []
+    some_planned = any(card.slug not in built for card in cards)
     for group in GROUPS:
         papers = sorted((c for c in cards if c.group == group), key=lambda c: (c.year, c.title))
         if papers:
-            items = "\n".join(_map_item(card, card.slug in built) for card in papers)
+            items = "\n".join(_map_item(c, c.slug in built, some_planned) for c in papers)
             blocks.append(
                 f"### {group}\n\n"
                 f'<ul class="survey survey-map" aria-label="{escape(group)}">\n{items}\n</ul>'
@@ -107,10 +108,10 @@ def map_markdown(cards: Sequence[Card], built: Collection[str]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _map_item(card: Card, is_built: bool) -> str:
+def _map_item(card: Card, is_built: bool, some_planned: bool) -> str:
     if is_built:
         title = link(f"../notebooks/{card.slug}.html", card.title)
-        state = '<span class="state built">ready</span>'
+        state = '<span class="state built">ready</span>' if some_planned else ""
     else:
         title = card.title
         address = f"papers/{card.slug}.html"

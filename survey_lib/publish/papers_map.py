@@ -26,11 +26,13 @@ def map_figure(cards: Sequence[Card], built: Collection[str]) -> str:
     # a blank line would end the block of HTML
     wide, narrow = (picture.replace("\n", " ") for picture in (wide, narrow))
     key = ", ".join(f"{sign} {when}" for when, sign in SIGNS.items())
+    planned = any(card.slug not in built for card in shown)
+    states = " Filled: the chapter is ready; hollow: it is planned." if planned else ""
     return (
         '<figure class="survey survey-figure survey-papers"><div class="survey-scroll">'
         f'{wide}</div><div class="survey-stacked" style="display:none">{narrow}</div><figcaption>'
         "<strong>What is taken away, when, and in which year.</strong> The net gets smaller: "
-        f"{key}. Filled: the chapter is ready; hollow: it is planned. Each name leads to its page."
+        f"{key}.{states} Each name leads to its page."
         "</figcaption></figure>"
     )
 

@@ -139,14 +139,14 @@ def _timings(folder: Path) -> None:
 
 
 def _advice(folder: Path, judged: Judged) -> None:
-    """Fill the closing page, in a book that has one; the tree itself is no page."""
+    """Fill the pages that show the tree or its finding, in a book that has one; it is no page."""
     tree = folder / "book" / advice.FILE
     if not tree.exists():
         return
     for page in (folder / "book").glob("*.md"):
         text = page.read_text(encoding="utf-8")
-        if advice.MARK in text:
-            page.write_text(advice.fill(text, tree, judged), encoding="utf-8")
+        if (filled := advice.fill(text, tree, judged)) != text:
+            page.write_text(filled, encoding="utf-8")
     tree.unlink()
 
 

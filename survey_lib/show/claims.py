@@ -16,8 +16,8 @@ from survey_lib.show.markup import (
     unit_words,
 )
 
-OUR_OWN = "A question of this survey"
-"""How a claim's ``where`` begins that says so itself; nothing is added to it."""
+OUR_OWN = "a question of this survey"
+"""What a claim's ``where`` may say itself; nothing is added to it then."""
 KIND_NOTES = {
     "paper": "",
     "ours": "a question of this survey, not the paper’s claim",
@@ -80,7 +80,8 @@ def paper_name(slug: str) -> Safe:
 def claim_words(name: str) -> Safe:
     """HTML of a claim named ``slug/claim-id`` in words: its paper and its short title."""
     slug, claim_id = name.split("/")
-    return Safe(f"{paper_name(slug)}: {paper(slug).claim(claim_id).title}")
+    card = paper(slug)
+    return Safe(f"{card.brief}: {card.claim(claim_id).title}")
 
 
 def found(verdict: Verdict) -> str:
@@ -143,7 +144,7 @@ def claim_row(
         label: heading of the third column.
     """
     claim = safe(claim)
-    whose = "" if claim.where.startswith(OUR_OWN) else KIND_NOTES[claim.kind]
+    whose = "" if OUR_OWN in claim.where.lower() else KIND_NOTES[claim.kind]
     under = small(claim.where) + small(whose) + "".join(notes)
     open_ends = claim.region == (None, None)
     rule = "no rule" if open_ends else region_words(claim.region, claim.unit)

@@ -174,15 +174,26 @@ def differences(card: Card) -> str:
     if not (card.faithful or card.differs):
         return ""
     card = safe(card)
-    same = "".join(f"<li>{line}</li>" for line in card.faithful)
-    other = "".join(
-        f'<li>{one.what} <span class="why">{one.why}</span></li>' for one in card.differs
-    )
+    same = list(card.faithful)
+    other = [f'{one.what} <span class="why">{one.why}</span>' for one in card.differs]
     return (
         '<div class="survey-faithful">'
-        f'<section><p class="head">Faithful to the paper</p><ul>{same}</ul></section>'
-        f'<section><p class="head">Differs here, and why</p><ul>{other}</ul></section></div>'
+        f'<section><p class="head">Faithful to the paper</p>{_first_few(same)}</section>'
+        f'<section><p class="head">Differs here, and why</p>{_first_few(other)}</section></div>'
     )
+
+
+SHOWN = 4
+"""Lines of the box *faithful / differs* that are not folded, where there are two more or more."""
+
+
+def _first_few(lines: Sequence[str]) -> str:
+    """A list of which the first lines are shown and the others, counted, are folded."""
+    items = [f"<li>{line}</li>" for line in lines]
+    shown = SHOWN if len(items) > SHOWN + 1 else len(items)
+    first, rest = "".join(items[:shown]), "".join(items[shown:])
+    folded = f"<details><summary>{len(items) - shown} more</summary><ul>{rest}</ul></details>"
+    return f"<ul>{first}</ul>{folded if rest else ''}"
 
 
 def corrections(card: Card) -> str:

@@ -80,9 +80,13 @@ def test_pieces_have_names_and_a_price_that_can_be_paid():
     assert len(set(EVERY)) == len(EVERY)
     assert set(grid.RUN) <= set(EVERY)
     assert grid.PIECES[0].name in grid.RUN  # quick is a slice of it
-    # rates and study: a piece in a sitting on two cores, all in eight hours
-    assert max(p.minutes for p in grid.PIECES) <= 140
-    assert sum(p.minutes for p in grid.PIECES) <= 16 * 60
+    # core-minutes of rates and study: a piece in two hours on two cores, all in ten
+    assert max(p.minutes for p in grid.PIECES) <= 2 * 2 * 60
+    assert sum(p.minutes for p in grid.PIECES) <= 2 * 10 * 60
+
+
+def test_the_study_without_its_search_for_rates_fits_into_six_hours_on_two_cores():
+    assert sum(r.provenance["seconds"] for r in recorded(SLUG)) <= 2 * 6 * 3600
 
 
 def test_each_piece_asks_for_its_cells_and_no_cell_is_asked_for_otherwise():
@@ -238,7 +242,10 @@ def test_claims_wait_for_the_pieces_that_they_name():
     for name in set(study.STATISTICS) - names:
         study.STATISTICS[name](seed)
     for piece, some in study.WAITS.items():
-        more = {"bits": ("neurons", "bits")}.get(piece, (piece,))
+        more = {
+            "bits": ("neurons", "bits"),
+            "mobilenet at half": ("mobilenet at 15 %", "mobilenet at half"),
+        }.get(piece, (piece,))
         both = {r.key: r for r in made_up("resnet", *more) if r.seed == 0}
         for name in some:
             with pytest.raises(MissingArm):

@@ -57,6 +57,22 @@ def test_a_sentence_stands_with_its_verdict_and_number(tree):
     assert advice.fill("# Page without it", tree(), judged()) == "# Page without it"
 
 
+def test_what_the_root_says_is_the_finding_of_another_page(tree):
+    at_root = f"say: [{{text: It comes to this. And more., rests: {{{CLAIM}: reproduced}}}}]"
+    said = TREE.replace("ask: What", f"{at_root}\nask: What")
+    page = advice.fill(f"# Page\n\n{advice.FINDING}\n\nMore.\n", tree(said), judged())
+    [row] = re.findall(r'<ul class="rests">(.*?)</ul>', page)
+    assert "<strong>It comes to this.</strong> And more." in page
+    assert "+1.0" in row
+    assert "<details>" not in page
+    assert page.endswith("</div>\n\nMore.\n")
+    assert "It comes to this." not in advice.fill(advice.MARK, tree(said), judged())
+    with pytest.raises(PublishError, match="give the root a 'say'"):
+        advice.fill(advice.FINDING, tree(), judged())
+    with pytest.raises(PublishError, match="'It comes to this"):
+        advice.fill(advice.FINDING, tree(said), judged("inconclusive"))
+
+
 def test_another_word_stops_the_page(tree):
     with pytest.raises(PublishError, match="thinet/choice-fades as 'reproduced', which is 'inc"):
         advice.fill(advice.MARK, tree(), judged("inconclusive"))

@@ -99,6 +99,14 @@ def test_the_map_holds_each_paper_once_in_its_group_and_links_only_built_ones():
     bits = page.split("### Bits")[1].split("###")[0]
     assert "LLM.int8()" in bits
     assert "ThiNet" not in bits
+    assert ">ready</span>" in page
+
+
+def test_a_whole_book_does_not_say_of_each_chapter_that_it_is_ready():
+    cards = every_card()
+    assert ">ready</span>" not in overview.map_markdown(cards, set(slugs()))
+    assert "hollow" in map_figure(cards, {"thinet"})
+    assert "hollow" not in map_figure(cards, set(slugs()))
 
 
 def test_the_table_of_situations_comes_from_the_cards_with_ready_chapters_first():

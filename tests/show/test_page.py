@@ -99,6 +99,18 @@ def test_the_box_says_what_is_faithful_and_what_differs(opened, card):
     box = html[html.index('<div class="survey-faithful">') :]
     assert "<li>As &lt;b&gt;printed&lt;/b&gt;.</li>" in box
     assert '<li>Less. <span class="why">Time.</span></li>' in box
+    assert "<details>" not in box
+
+
+@pytest.mark.parametrize(("lines", "shown"), [(5, 5), (6, 4), (12, 4)])
+def test_a_long_list_of_differences_is_folded_and_counted(opened, card, lines, shown):
+    many = tuple(Difference(f"Line {i}.", "Time.") for i in range(lines))
+    html = page.facts_panel(replace(card, differs=many)).html
+    box = html[html.index('<div class="survey-faithful">') :]
+    first, _, rest = box.partition("<details>")
+    assert first.count('class="why"') == shown
+    assert rest.count('class="why"') == lines - shown
+    assert rest.startswith(f"<summary>{lines - shown} more</summary>" if rest else "")
 
 
 @pytest.mark.parametrize("slug", layout.chapters())

@@ -117,7 +117,7 @@ def test_the_papers_claims_come_first_and_others_say_whose_they_are(opened):
     assert re.findall(r'id="verdict-(\w+)"', html) == ["theirs", "mine", "sum"]
     assert "not the paper’s claim" in row(html, "mine")
     assert "follows from arithmetic" in row(html, "sum")
-    own = replace(made[1], claim=replace(made[1].claim, where="A question of this survey, too"))
+    own = replace(made[1], claim=replace(made[1].claim, where="Table 1; a question of this survey"))
     assert "not the paper’s claim" not in verdict_table([own]).html
     assert "claim</span>" not in row(html, "theirs")
 

@@ -135,6 +135,7 @@ def test_first_address_leads_to_the_first_page(site, browser):
         one.page.goto((site / "index.html").as_uri())
         one.page.wait_for_url(f"**/{layout.pages()[0]}.html")
         assert one.page.locator("article h1").count() == 1
+        assert one.page.locator(".survey-finding .rests a").count() >= 3, "no finding up front"
 
 
 def with_formulas(site):

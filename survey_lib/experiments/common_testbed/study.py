@@ -262,7 +262,8 @@ STATISTICS = statistics(
 WAITS = {
     "fresh": ("fresh_over_winner",),
     "one epoch": ("spread_left_after_one", "order_after_one"),
-    "mobilenet": ("order_of_nets", "order_of_nets_untuned", "shares_over_budget"),
+    "mobilenet at 15 %": ("order_of_nets",),
+    "mobilenet at half": ("order_of_nets_untuned", "shares_over_budget"),
     "vgg": ("spread_left_vgg",),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
     "bits": ("int8_over_pruned",),
