@@ -190,6 +190,19 @@ def test_spread_and_order_by_hand():
         study.spread_left_after_one(found)
 
 
+def test_the_spread_without_the_last_leaves_out_the_same_one_on_both_boards():
+    some = boards_at(0.0, 0.5, (0.70, 0.60, 0.50, 0.40, 0.30, 0.10))
+    some += boards_at(1.0, 0.5, (0.86, 0.40, 0.85, 0.84, 0.83, 0.10))
+    (instead,) = study.INSTEAD["spread_left_after_one"].values()
+    # Fisher is the last; random stands outside; 0.7, 0.5, 0.4, 0.3 against 0.86, 0.85, 0.84, 0.83
+    before = ((0.225**2 + 0.025**2 + 0.075**2 + 0.175**2) / 3) ** 0.5
+    narrow = ((0.015**2 + 0.005**2) * 2 / 3) ** 0.5
+    assert instead([record(cell, **found) for cell, found in some]) == pytest.approx(
+        narrow / before
+    )
+    assert study.spread_left_after_one(rows(*some)) > 1
+
+
 def test_the_winner_is_picked_on_validation_and_told_on_test():
     some = boards_at(6.0, 0.5, (0.9, 0.8, 0.8, 0.8, 0.85, 0.8))
     some += boards_at(6.0, 0.15, (0.9, 0.8, 0.8, 0.8, 0.85, 0.8))

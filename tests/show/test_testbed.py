@@ -318,6 +318,24 @@ def test_a_starved_net_is_told_by_its_parameters_and_its_fall():
     assert "Against random channels: 0.00 points [−0.25, +0.25], which is a tie" in words
 
 
+def test_one_that_lags_behind_is_named_and_the_spread_told_without_it():
+    records = [*dense()]
+    # before: 10, 20, 40, 50 %; after one epoch 2 points between three and one far behind
+    for name, early, late in (("l1", 0.1, 0.80), ("l2", 0.2, 0.81), ("fisher", 0.4, 0.82),
+                              ("taylor", 0.5, 0.60), ("random", 0.9, 0.1)):  # fmt: skip
+        records += pair(name, 0.5, 0.0, early, early, early)
+        records += pair(name, 0.5, 1.0, late, late, late)
+    df = frames.nets(records)
+    said = sentences.straggler_words(df, NET, 0.5, 1.0)
+    assert said is not None
+    assert "Taylor is 20 points behind" in said.text
+    # of 1/10, 2/10, 4/10 a deviation of 0.153 was left, of 0.80 to 0.82 one of 0.01
+    assert "0.0655 is left" in said.text
+    assert sentences.straggler_words(df, NET, 0.5, 6.0) is None  # not run
+    near = frames.nets([r for r in records if r.config["method"] != "taylor"])
+    assert sentences.straggler_words(near, NET, 0.5, 1.0) is None
+
+
 # ---- the explorer
 
 

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from IPython.display import display
 
 from survey_lib.evidence.intervals import t_interval
+from survey_lib.experiments.common_testbed.cells import FRESH
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
+from survey_lib.methods.contract import METHODS
 from survey_lib.show import page
 from survey_lib.show.markup import SHARE_OF_IMAGES, Html, escape, mean_words, range_words
 from survey_lib.show.testbed.frames import (
@@ -48,6 +50,36 @@ def shape_words(df: Frame, net: str, keep: float) -> Html:
             f"{_CALLED[word(gap.low, gap.high)]}."
         )
     said = " ".join(told)
+    return Html(f'<p class="survey">{escape(said)}</p>', said)
+
+
+def straggler_words(df: Frame, net: str, keep: float, epochs: float) -> Html | None:
+    """How much of the spread after a tuning is one method's, that ends more than ten points behind.
+
+    Returns:
+        None where no method does, or where a board was not run.
+    """
+    some = channel_methods(df, net)
+    some = some[(some.keep == keep) & (some.method != FRESH)]
+    some = some[[METHODS[name].criterion != RANDOM for name in some.method]]
+    before, after = (
+        some[some.epochs == n].pivot_table(index="seed", columns="method", values="score")
+        for n in (0.0, epochs)
+    )
+    if before.empty or after.empty:
+        return None
+    means = 100 * after.mean()
+    last, behind = str(means.idxmin()), means.median() - means.min()
+    if behind <= FALLEN:
+        return None
+    left = t_interval(list(
+        after.drop(columns=last).std(axis=1) / before.drop(columns=last).std(axis=1)
+    ))  # fmt: skip
+    said = (
+        f"Much of it is one method: {label(last)} is {behind:.0f} points behind the median there. "
+        f"Of the spread among the others {mean_words(left, 'ratio')} is left, "
+        f"{range_words(left, unit='ratio')}."
+    )
     return Html(f'<p class="survey">{escape(said)}</p>', said)
 
 
