@@ -229,11 +229,13 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
         (f"{100 * a:g} % and {100 * b:g} % of the MACs", board(net, a, FULL), board(net, b, FULL))
         for a, b in itertools.pairwise(sizes)
     ]
-    for other in df.net.unique():
-        if other != net and not channel_methods(df, other).empty and other != TEXT:
-            for epochs, when in ((0.0, "untuned"), (FULL, "fully tuned")):
-                pairs.append((f"{here} and {NETS[other]}, {when}",
-                              board(net, keep, epochs), board(other, keep, epochs)))  # fmt: skip
+    for other in (n for n in df.net.unique() if n not in (net, TEXT)):
+        both = f"{here} and {NETS[other]}"
+        pairs.append((f"{both}, untuned", board(net, keep, 0.0), board(other, keep, 0.0)))
+        for size in sizes:
+            at = "" if size == keep else f" at {100 * size:g} %"
+            pairs.append((f"{both}{at}, fully tuned",
+                          board(net, size, FULL), board(other, size, FULL)))  # fmt: skip
     for words, one, other in pairs:
         seeds = [s for s in one.index if s in other.index]
         rows.append((words, [_rank(one.loc[s], other.loc[s]) for s in seeds]))
