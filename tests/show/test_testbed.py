@@ -318,6 +318,19 @@ def test_a_starved_net_is_told_by_its_parameters_and_its_fall():
     assert "Against random channels: 0.00 points [−0.25, +0.25], which is a tie" in words
 
 
+def test_of_many_lines_only_the_opponents_are_named(every):
+    fig, data = figures.sizes_figure(frames.nets(every), NET, "channels", (0.0, grid.FULL))
+    untuned, tuned = fig.axes
+    assert sorted(data.keep.unique()) == [0.15, 0.3, 0.5, 0.7]
+    said = [{str(line.get_label()) for line in ax.lines} - {"_", ""} for ax in (untuned, tuned)]
+    assert said[0] == {"dense", "ℓ1", "random"}
+    assert said[1] == said[0] | {frames.label("rethinking")}
+    for ax, epochs in ((untuned, 0.0), (tuned, grid.FULL)):
+        drawn = [line for line in ax.lines if len(line.get_xdata()) == 4]
+        assert len(drawn) == data[data.epochs == epochs].method.nunique()
+    assert tuned.get_xlabel() == "MACs kept"
+
+
 def test_one_that_lags_behind_is_named_and_the_spread_told_without_it():
     records = [*dense()]
     # before: 10, 20, 40, 50 %; after one epoch 2 points between three and one far behind

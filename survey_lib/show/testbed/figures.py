@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from survey_lib.experiments.common_testbed.cells import FRESH
+from survey_lib.experiments.common_testbed.cells import FRESH, METRICS
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
 from survey_lib.show import style
 from survey_lib.show.figure import band, keep_axis, label_ends, panels
@@ -120,20 +120,34 @@ _FRESHNESS = {
 }  # fmt: skip
 
 
+MOST = 5
+"""Methods whose lines can be told apart, beside the dense net's."""
+
+
 def sizes_figure(df: Frame, net: str, kind: str, lengths: Sequence[float]) -> tuple[Any, Frame]:
-    """Accuracy against the share that is kept, a panel a length of tuning, a line a method."""
+    """Accuracy against the share that is kept, a panel a length of tuning, a line a method.
+
+    Where there are too many to tell apart, the opponents are named and the others drawn alike.
+    """
     fig, axes = panels(len(lengths), height=4.0, sharey=True)
     some = df[(df.arm == "method") & (df.net == net) & (df.kind == kind) & (df.steers == "budget")]
+    some = some[(some.method != FRESH) | (some.epochs > 0)]
     found = over_seeds(some, ["method", "epochs", "keep"], "score")
+    named = set(found.method) if found.method.nunique() <= MOST else {RANDOM, MAGNITUDE, FRESH}
     dense = 100 * df[(df.arm == "dense") & (df.net == net)].score.mean()
     for ax, epochs in zip(axes, lengths, strict=True):
         for name, line in found[found.epochs == epochs].groupby("method"):
             mean, low, high = (list(100 * line[c]) for c in ("mean", "low", "high"))
+            if name not in named:
+                faint = style.line(OTHERS, marker="", alpha=0.75, label="_")
+                ax.plot(list(line.keep), mean, **faint)
+                continue
             called = label(str(name))
             band(ax, list(line.keep), mean, low, high, look(str(name)), label=called)
         ends = [some.keep.max(), some.keep.min()]
         ax.plot(ends, [dense, dense], **style.line("dense", marker="", label="dense"))
-        keep_axis(ax, sorted(some.keep.unique()), label=f"{kind} kept")
+        unit = "MACs" if METRICS[kind] == "macs" else kind
+        keep_axis(ax, sorted(some.keep.unique()), label=f"{unit} kept")
         ax.set(title="not tuned" if not epochs else f"{epochs:g} epochs of tuning")
     axes[0].set_ylabel("test accuracy (%)")
     label_ends(axes[-1])
