@@ -9,6 +9,9 @@ STAMP  := $(VENV)/.installed
 UV     := $(shell command -v uv 2>/dev/null)
 PROFILE ?= quick
 
+# images of containers often set it, and every process then compiles every module anew: ten seconds
+unexport PYTHONDONTWRITEBYTECODE
+
 # the progress of an installation goes through a filter, which must not hide a failure
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
@@ -52,7 +55,7 @@ book: $(STAMP)  ## execute the chapters, build and check the site, print its pat
 
 test: $(STAMP)  ## library, oracles, runner, one chapter through the whole line
 	@echo "Testing on two cores: about 12 minutes. Each dot is a test that passed."
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -q -n 2 --durations 12 --dist loadfile --no-loadscope-reorder \
 	  -m "not slow and not site and not colab"
 
 test-site: $(STAMP)  ## browser tests of the built site (after make book; needs chromium)
