@@ -111,6 +111,13 @@ def test_roles_of_a_comparison_try_equally_many_and_each_has_its_own():
     assert not any(c.brief for c in grid.GRIDS["study"]())
 
 
+def test_a_piece_may_have_its_rates_before_its_study(monkeypatch):
+    monkeypatch.setattr(grid, "RUN", ("resnet",))
+    monkeypatch.setattr(grid, "RATED", ("vgg",))
+    assert any(role.name.startswith("vgg_small l1 ") for role in grid._roles())
+    assert {c.net for c in grid._study()} == {"resnet_small"}
+
+
 def test_a_rate_is_chosen_at_the_nearest_size_by_ratio(monkeypatch):
     piece = next(p for p in grid.PIECES if p.name == "weights")
     monkeypatch.setitem(grid.TUNED, (piece.net, "weights"), (0.2, 0.05))

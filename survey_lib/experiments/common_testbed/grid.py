@@ -2,8 +2,8 @@
 
 The grid is run in pieces. :data:`RUN` names those that have been asked for; the page says which
 they are. To go on, add the next piece's name and run the profiles ``tune`` and ``study`` again
-with ``--missing``: nothing that is done is run anew. Methods come from the registry; one that is
-entered later joins every piece of its kind.
+with ``--missing``: nothing that is done is run anew. A piece of :data:`RATED` stops between them.
+Methods come from the registry; one that is entered later joins every piece of its kind.
 """
 
 import math
@@ -80,6 +80,8 @@ PIECES = (
 )  # fmt: skip
 RUN = ("resnet", "one epoch", "fresh", "weights", "adapters")
 """Names of the pieces that rates and study hold so far."""
+RATED: tuple[str, ...] = ()
+"""Names of further pieces whose rates are searched before their study is run."""
 
 
 def pieces() -> tuple[Piece, ...]:
@@ -235,7 +237,8 @@ def _role(cell: Cell) -> Role:
 
 
 def _roles() -> tuple[Role, ...]:
-    trained = [c for piece in pieces() for c in unrated(piece, 0) if c.epochs]
+    asked = [piece for piece in PIECES if piece.name in (*RUN, *RATED)]
+    trained = [c for piece in asked for c in unrated(piece, 0) if c.epochs]
     return tuple({role_of(cell): _role(cell) for cell in trained}.values())
 
 
