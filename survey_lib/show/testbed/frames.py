@@ -227,7 +227,10 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
     sizes = sorted(channel_methods(df, net).keep.unique(), reverse=True)
     pairs += [
         (f"{100 * a:g} % and {100 * b:g} % of the MACs", board(net, a, FULL), board(net, b, FULL))
-        for a, b in itertools.pairwise(sizes)
+        for a, b in dict.fromkeys(
+            [*itertools.pairwise(sizes), *zip(sizes[:1], sizes[-1:], strict=True)]
+        )
+        if a != b
     ]
     for other in (n for n in df.net.unique() if n not in (net, TEXT)):
         both = f"{here} and {NETS[other]}"
