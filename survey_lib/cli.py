@@ -240,6 +240,13 @@ def verify(
     write: Annotated[
         bool, typer.Option(help="append what came out to results/attest; needs a clean tree")
     ] = False,
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="COMMIT",
+            help="compare with that commit's code, run here too, instead of with the records",
+        ),
+    ] = "",
     seconds: Annotated[
         float | None,
         typer.Option(
@@ -265,7 +272,10 @@ def verify(
                 if word != judging.UNATTESTED:
                     typer.echo(f"{name}: {word}, nothing to do")
                     continue
-            note = attested(name, write=write, sample=sample, seconds=seconds, seed=seed, jobs=jobs)
+            note = attested(
+                name, write=write, against=against, sample=sample, seconds=seconds, seed=seed,
+                jobs=jobs,
+            )  # fmt: skip
             agree &= note.agrees
             for line in note.disagreements:
                 typer.echo(line, err=True)

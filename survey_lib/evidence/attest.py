@@ -166,6 +166,9 @@ class Attestation:
     """``difference`` (absolute), ``key`` and ``path``."""
     disagreements: list[str] = field(default_factory=list)
     """Sentences; an attestation with none agrees."""
+    against: str = ""
+    """Commit whose code gave the numbers that these were compared with, on the same machine; empty
+    where they were the recorded ones."""
 
     @property
     def agrees(self) -> bool:
@@ -187,9 +190,11 @@ def attestations(slug: str) -> list[Attestation]:
     path, found = attest_path(slug), []
     for where, line in lines(path, f"attest/{path.name}"):
         data = parsed(line, where, "attestation")
+        if isinstance(data, dict):
+            data.setdefault("against", "")  # of before there was such a thing
         if not isinstance(data, dict) or set(data) != {f.name for f in fields(Attestation)}:
             raise RecordError(f"{where}: not an attestation; restore the file")
-        for name in ("slug", "digest", "data", "study", "commit", "made"):
+        for name in ("slug", "digest", "data", "study", "commit", "made", "against"):
             check_kind(data, name, str, where)
         for name, kind in (("machine", dict), ("worst", dict), ("cells", list),
                             ("disagreements", list), ("numbers", int)):  # fmt: skip

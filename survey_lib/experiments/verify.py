@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from survey_lib.evidence import attest
 from survey_lib.evidence.attest import Attestation
 from survey_lib.evidence.records import Record, commit, machine
 from survey_lib.experiments import judging, runner
+from survey_lib.experiments.against import run_at
 from survey_lib.experiments.runner import Result, RunError
 
 NETS = ("task", "net", "family")
@@ -63,6 +65,7 @@ def verify(
     slug: str,
     *,
     write: bool = False,
+    against: str = "",
     sample: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
@@ -74,6 +77,9 @@ def verify(
     Args:
         slug: the chapter.
         write: append the outcome to ``results/attest/<slug>.jsonl``.
+        against: a commit whose code is vouched for; its numbers, made here and now, take the place
+            of the recorded ones, and have to be equal to the bit. For a change that is to alter
+            nothing, on another processor than the study's.
         sample: random cells beside one of each arm.
         seconds: about how long it may take on all workers together, arms apart.
         seed: which random cells.
@@ -81,7 +87,8 @@ def verify(
         make_pool: jobs → executor.
 
     Raises:
-        RunError: there is no committed study, or ``write`` in a tree with uncommitted changes.
+        RunError: there is no committed study, or ``write`` in a tree with uncommitted changes; or
+            nothing can be held against that commit, see :func:`.against.run_at`.
     """
     head = commit()
     if write and (not head or head.endswith("+")):
@@ -100,6 +107,17 @@ def verify(
             twins[this.cell(record.config)] = record
         except RunError as error:
             found.append(str(error))
+    if against:
+        there = run_at(
+            against, slug, [r.config for r in twins.values()],
+            study=attest.study_hash(records), jobs=jobs,
+        )  # fmt: skip
+        for (cell, twin), then in zip(list(twins.items()), there, strict=True):
+            if then["numbers"] is None:
+                found.append(f"{slug}: cell {twin.key} failed at {against}: {then['error']}")
+                del twins[cell]
+            else:
+                twins[cell] = replace(twin, numbers=then["numbers"], provenance=here)
     cells: list[dict[str, Any]] = []
     worst: dict[str, Any] = {}
 
@@ -134,6 +152,7 @@ def verify(
         sum(c["compared"] for c in cells),
         worst,
         sorted(found),
+        against,
     )
     if write:
         made = attestation.made

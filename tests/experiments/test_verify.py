@@ -1,16 +1,18 @@
 import json
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
-from survey_lib import cli
+from survey_lib import cli, files
 from survey_lib.cards.card import read_card
 from survey_lib.evidence import attest
 from survey_lib.evidence.reading import study
 from survey_lib.evidence.records import Record, study_path, write_records
-from survey_lib.experiments import judging, runner, verify
+from survey_lib.experiments import against, judging, runner, verify
+from survey_lib.experiments.runner import RunError
 from survey_lib.experiments.verify import choose
 from tests.experiments.fake_package import cells
 from tests.experiments.fake_package import study as asked
@@ -109,6 +111,63 @@ def test_elsewhere_the_cards_tolerance_holds(recorded, monkeypatch):
     assert note.agrees
     assert note.worst["difference"] == pytest.approx(0.05)
     assert {c["arm"]: c["exact"] for c in note.cells} == {"parent": True, "child": False}
+
+
+def test_another_commits_code_takes_the_place_of_the_records(recorded, monkeypatch):
+    """As on another processor, where the records' own numbers cannot come out again."""
+    rewrite(lambda r: replace(edit(r, 0.7), provenance=r.provenance | {"cpu": "another"}))
+    later_code(monkeypatch)
+    assert not go().agrees
+    asked_for = {}
+
+    def run_at(commit, slug, configs, *, study, jobs):
+        asked_for.update(commit=commit, slug=slug, study=study)
+        by_config = {json.dumps(r.config, sort_keys=True): r.numbers for r in recorded}
+        return [{"numbers": by_config[json.dumps(c, sort_keys=True)], "error": ""} for c in configs]
+
+    monkeypatch.setattr(verify, "run_at", run_at)
+    note = go(against="abc", write=True)
+    assert note.agrees
+    assert note.against == "abc"
+    assert all(c["exact"] for c in note.cells)
+    assert asked_for == {"commit": "abc", "slug": "fake", "study": note.study}
+    assert judging.state("fake").word == "attested"
+    assert attest.attestations("fake")[-1] == note
+
+    def off(*args, **options):
+        _, *others = run_at(*args, **options)
+        return [{"numbers": None, "error": "it broke"}, *others]
+
+    monkeypatch.setattr(verify, "run_at", off)
+    (line,) = go(against="abc").disagreements
+    assert "failed at abc: it broke" in line
+
+
+def test_an_attestation_of_before_there_were_others_to_compare_with_is_read(recorded, monkeypatch):
+    later_code(monkeypatch)
+    note = go(write=True)
+    path = attest.attest_path("fake")
+    line = json.loads(path.read_text(encoding="utf-8"))
+    del line["against"]
+    path.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert attest.attestations("fake") == [note]
+
+
+def test_cells_are_run_with_the_code_of_a_commit_in_a_tree_of_its_own(tmp_path):
+    slug = "loss_modelling"
+    records = judging.recorded(slug)
+    record = min(records, key=lambda r: r.provenance["seconds"])
+    hash_ = attest.study_hash(records)
+    (found,) = against.run_at("HEAD", slug, [record.config], study=hash_, jobs=1)
+    assert found["error"] == ""
+    assert found["numbers"].keys() == record.numbers.keys()
+    with pytest.raises(RunError, match="holds other records"):
+        against.run_at("HEAD", slug, [], study="0" * 16, jobs=1)
+    with pytest.raises(RunError, match=r"loss_modelling: git worktree add failed: .*nowhere"):
+        against.run_at("nowhere", slug, [], study=hash_, jobs=1)
+    listed = subprocess.run(["git", "worktree", "list"], cwd=files.repository(), text=True,
+                            capture_output=True, check=True).stdout  # fmt: skip
+    assert "/tree " not in listed
 
 
 def test_an_arm_compared_in_nothing_is_an_error(recorded, monkeypatch):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.costs import Costs
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.relevance.engine import relevance, true_class
 from survey_lib.mechanics.relevance.rules import AlphaBeta, Box, Epsilon
@@ -269,6 +270,33 @@ def test_nothing_goes_once_it_is_enough():
     s = {"g0": torch.arange(3.0), "g1": 10 + torch.arange(2.0)}
     left = choice.cut(Fake(3, 2), s, 3, lambda kept: kept.sum() <= 4)
     assert left == {"g0": [1, 2]}
+
+
+def test_a_depthwise_layer_of_which_one_channel_is_left_does_not_end_the_rounds(tiny_task):
+    """It is an ordinary layer then, and ties no more: the net has a group more than before."""
+    classes = len(tiny_task.data.classes)
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3, groups=2), nn.ReLU(),
+        nn.Conv2d(2, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, classes),
+    )  # fmt: skip
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.weight[0] = 1e-3  # goes first
+    graph = trace_groups(net, tiny_task.example(1))
+    name = next(g.name for g in graph.prunable if g.size == 2)
+    small = apply_recipe(net, graph, {name: [1]})
+    assert len(trace_groups(small, tiny_task.example(1)).groups) == len(graph.groups) + 1
+    config = method.Config("weight", step=0.1)
+    found = method.compress(
+        net, tiny_task, Budget("macs", 0.36), config, tuning=None, generator=seeded(0)
+    )
+    assert found.recipe[name] == [1]
+    assert len(found.trace["units"]) > 1
+    costs = Costs(graph, "macs")
+    sizes = [len(found.recipe.get(g.name, range(g.size))) for g in graph.groups]
+    after = Costs(trace_groups(found.model, tiny_task.example(1)), "macs")
+    assert costs(np.array(sizes)) == after.dense <= 0.36 * costs.dense
 
 
 def test_each_round_takes_a_share_of_the_dense_nets_units(net, double_task, few):

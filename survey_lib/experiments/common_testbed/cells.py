@@ -14,7 +14,7 @@ from survey_lib.experiments.context import Context
 from survey_lib.measure.latency import compare_latency
 from survey_lib.measure.macs import count_macs
 from survey_lib.measure.standard import standard
-from survey_lib.mechanics.budget import Budget
+from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.graph import GraphError
 from survey_lib.mechanics.sparse import ENCODINGS, model_bytes
 from survey_lib.methods import contract
@@ -154,7 +154,7 @@ def method(context: Context) -> dict[str, Any]:
             net, task, budget_of(cell), config_of(cell),
             tuning=tuning_of(task, cell), generator=context.generator(),
         )  # fmt: skip
-    except (GraphError, ValueError) as why:  # it cannot work here, and says so
+    except (GraphError, BudgetNotMet) as why:  # it cannot work here, and says so
         return {"refused": " ".join(str(why).split())}
     own = {
         "steps": result.steps,

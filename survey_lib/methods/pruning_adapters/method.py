@@ -50,7 +50,13 @@ from survey_lib.methods.pruning_adapters.adapter import (
     joined,
 )
 from survey_lib.methods.pruning_by_explaining import method as explaining
-from survey_lib.methods.pruning_by_explaining.choice import Enough, cut, enough_for, least_units
+from survey_lib.methods.pruning_by_explaining.choice import (
+    Until,
+    costs_at_most,
+    cut,
+    least_units,
+    never,
+)
 from survey_lib.methods.sharing import finished, for_steps, most_removals, parts
 from survey_lib.tasks.data import Split
 from survey_lib.tasks.task import Task, Training
@@ -137,7 +143,7 @@ def removed(net: nn.Module, graph: ChannelGraph, keep: Recipe) -> nn.Module:
 
 def rounds(
     net: nn.Module, task: Task, images: Split, config: Config, generator: torch.Generator,
-    enough: Enough = lambda kept: False,
+    until: Until = never,
 ) -> Iterator[Stop]:  # fmt: skip
     """Score, rank, remove, as long as not enough are gone and some can go.
 
@@ -149,7 +155,7 @@ def rounds(
         images: that channels are scored on.
         config: criterion and step.
         generator: draws random scores.
-        enough: (groups,) units left → whether no more have to go.
+        until: a net's groups → units left → whether no more have to go.
     """
     example = task.example(1).to(next(net.parameters()).device)
     plain = fuse(net).eval()
@@ -157,7 +163,7 @@ def rounds(
     left = {g.name: list(range(g.size)) for g in graph.prunable}
     whole = now = sum(map(len, left.values()))
     done = 0  # rounds
-    while not enough(np.array([g.size for g in graph.groups])):
+    while not (enough := until(graph))(np.array([g.size for g in graph.groups])):
         done += 1
         number = max(1, now - round(whole * (1 - config.step * done)))
         # of W_s + ΔW: what the task's net is, not what it was made from
@@ -213,7 +219,8 @@ def compress(
     shares = [before, *parts(steps - before, 1.0, most)[:-1]]
     stop, losses, examples = Stop(net.eval(), {}, {}), [], 0
     trace: dict[str, list] = {"units": []}
-    stops = rounds(net, task, images, config, generator, enough_for(costs, target))
+    until = costs_at_most(budget.metric, target)
+    stops = rounds(net, task, images, config, generator, until)
     for some in shares:
         if tuning and some:
             spent = fit(stop.net, task, for_steps(task, tuning, some), generator=generator)

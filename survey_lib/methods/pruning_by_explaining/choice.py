@@ -11,6 +11,8 @@ from survey_lib.mechanics.selection import check_scores
 
 Enough = Callable[[np.ndarray], bool]
 """(groups,) units left → whether no more have to go."""
+Until = Callable[[ChannelGraph], Enough]
+"""A net's groups → when enough of its units are gone."""
 
 
 def cut(
@@ -43,6 +45,21 @@ def least_units(graph: ChannelGraph) -> np.ndarray:
     return np.array([g.size if g.protected else min(g.size, g.least) for g in graph.groups])
 
 
-def enough_for(costs: Costs, target: float) -> Enough:
-    """Whether a net of so many units costs no more than ``target``."""
-    return lambda kept: costs(kept) <= target
+def costs_at_most(metric: str, target: float) -> Until:
+    """Until the net costs no more than ``target``, counted on the groups that it has then.
+
+    A net that was cut may have other groups than before: a depthwise convolution of which one
+    channel is left is an ordinary one, and no longer ties what it reads to what it makes.
+    """
+
+    def of(graph: ChannelGraph) -> Enough:
+        costs = Costs(graph, metric)
+        return lambda kept: costs(kept) <= target
+
+    return of
+
+
+def never(graph: ChannelGraph) -> Enough:
+    """Until nothing can go."""
+    del graph
+    return lambda kept: False

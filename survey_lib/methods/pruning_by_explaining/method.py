@@ -41,7 +41,13 @@ from survey_lib.mechanics.selection import channels_table, check_reach
 from survey_lib.mechanics.surgery import Recipe, apply_recipe
 from survey_lib.methods.compressed import Compressed
 from survey_lib.methods.pruning_by_explaining import criteria
-from survey_lib.methods.pruning_by_explaining.choice import Enough, cut, enough_for, least_units
+from survey_lib.methods.pruning_by_explaining.choice import (
+    Until,
+    costs_at_most,
+    cut,
+    least_units,
+    never,
+)
 from survey_lib.methods.sharing import finished, for_steps, most_removals, parts
 from survey_lib.tasks.data import Split
 from survey_lib.tasks.task import Task, Training
@@ -144,7 +150,7 @@ def score(
 
 def rounds(
     model: nn.Module, task: Task, images: Split, config: Config, generator: torch.Generator,
-    enough: Enough = lambda kept: False,
+    until: Until = never,
 ) -> Iterator[Stop]:  # fmt: skip
     """Algorithm 1: score, rank, remove, as long as not enough are gone and some can go.
 
@@ -155,7 +161,7 @@ def rounds(
     graph = trace_groups(net, example)
     number = max(1, round(config.step * sum(g.size for g in graph.prunable)))
     left = {g.name: list(range(g.size)) for g in graph.prunable}
-    while not enough(np.array([g.size for g in graph.groups])):
+    while not (enough := until(graph))(np.array([g.size for g in graph.groups])):
         scores = score(net, graph, task, images, config, generator)
         if not all(torch.isfinite(s).all() for s in scores.values()):
             raise FloatingPointError(f"{task.name}: scores are not finite; lower the learning rate")
@@ -203,10 +209,11 @@ def compress(
     steps = total_steps(task, tuning) if tuning else 0
     after = iter(parts(steps, config.between, most)[:-1])
     stop = Stop(copy.deepcopy(model).eval(), {}, {})
+    until = costs_at_most(budget.metric, target)
     losses: list[float] = []
     examples = 0
     trace: dict[str, list] = {"units": []}
-    for stop in rounds(model, task, images, config, generator, enough_for(costs, target)):
+    for stop in rounds(model, task, images, config, generator, until):
         trace["units"].append(sum(map(len, stop.recipe.values())))
         if tuning and (some := next(after, 0)):
             spent = fit(stop.net, task, for_steps(task, tuning, some), generator=generator)
