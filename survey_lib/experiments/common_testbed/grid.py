@@ -78,7 +78,7 @@ PIECES = (
     Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=2),
     Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=118),
 )  # fmt: skip
-RUN = ("resnet", "one epoch", "fresh", "weights", "at 30 %", "adapters")
+RUN = ("resnet", "one epoch", "fresh", "mobilenet at 15 %", "weights", "at 30 %", "adapters")
 """Names of the pieces that rates and study hold so far."""
 RATED: tuple[str, ...] = ()
 """Names of further pieces whose rates are searched before their study is run."""
@@ -164,6 +164,7 @@ TRIES: dict[str, int] = {
     "resnet_small longer 1": 4,
     "resnet_small channels 1 at 0.5": 4,
     "resnet_small channels 1 at 0.15": 5,
+    "mobilenet_small channels 6 at 0.15": 5,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
@@ -180,6 +181,8 @@ FIRST: dict[str, int] = {
     "resnet_small weight_sum 1 at 0.5": 3,
     "resnet_small weight_sum 1 at 0.15": 3,
     "resnet_small apoz 1 at 0.15": 3,
+    "mobilenet_small adaptive_budget 6 at 0.15": 3,
+    "mobilenet_small random 6 at 0.15": 3,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
