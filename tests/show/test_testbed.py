@@ -166,15 +166,17 @@ def test_masks_save_no_time_and_are_not_timed(every):
 
 def test_an_order_is_held_against_itself_first(first, every):
     found = frames.agreements(frames.nets(first), KEEP)
-    assert list(found.pair[:2]) == [
-        "before tuning: a replicate and the others",
-        "after full tuning: a replicate and the others",
-    ]
+    itself = [words for words in found.pair if words.endswith(": a replicate and the others")]
+    assert itself == list(found.pair[:3])
+    assert [words.partition(":")[0] for words in itself] == [
+        "before tuning", "after full tuning", "after full tuning at 15 %",
+    ]  # fmt: skip
     assert found["mean"][0] > 0.9  # made up so: methods differ before tuning
     assert abs(found["mean"][1]) < 0.7  # and hardly after it
     assert not any("depthwise" in words for words in found.pair)
     more = frames.agreements(frames.nets(every), KEEP)
     assert any("depthwise net, fully tuned" in words for words in more.pair)
+    assert any(words.startswith("depthwise net, after full") for words in more.pair[:5])
     assert any(words.startswith("1 epoch and") for words in more.pair)
     assert (more.seeds == grid.SEEDS).all()
 

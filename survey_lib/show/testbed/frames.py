@@ -211,10 +211,17 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
         return some.pivot_table(index="seed", columns="method", values=value)
 
     here, rows = NETS[net], []
-    for epochs, when in ((0.0, "before tuning"), (FULL, "after full tuning")):
-        one = board(net, keep, epochs)
+    sizes = sorted(channel_methods(df, net).keep.unique(), reverse=True)
+    others = [n for n in df.net.unique() if n not in (net, TEXT)]
+    least = f"after full tuning at {100 * sizes[-1]:g} %" if sizes else ""
+    itself = [("before tuning", board(net, keep, 0.0)),
+              ("after full tuning", board(net, keep, FULL))]  # fmt: skip
+    if len(sizes) > 1:
+        itself.append((least, board(net, sizes[-1], FULL)))
+        itself += [(f"{NETS[n]}, {least}", board(n, sizes[-1], FULL)) for n in others]
+    for words, one in itself:
         values = [_rank(one.loc[s], one.drop(index=s).mean()) for s in one.index if len(one) > 1]
-        rows.append((f"{when}: a replicate and the others", values))
+        rows.append((f"{words}: a replicate and the others", values))
     lengths = sorted(channel_methods(df, net).epochs.unique())
     pairs: list[tuple[str, Frame, Frame]] = [
         ("statistics as left and re-estimated, untuned",
@@ -224,7 +231,6 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
         (f"{_epochs(a)} and {_epochs(FULL)}", board(net, keep, a), board(net, keep, FULL))
         for a in lengths if a < FULL
     ]  # fmt: skip
-    sizes = sorted(channel_methods(df, net).keep.unique(), reverse=True)
     pairs += [
         (f"{100 * a:g} % and {100 * b:g} % of the MACs", board(net, a, FULL), board(net, b, FULL))
         for a, b in dict.fromkeys(
@@ -232,7 +238,7 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
         )
         if a != b
     ]
-    for other in (n for n in df.net.unique() if n not in (net, TEXT)):
+    for other in others:
         both = f"{here} and {NETS[other]}"
         pairs.append((f"{both}, untuned", board(net, keep, 0.0), board(other, keep, 0.0)))
         for size in sizes:
