@@ -27,6 +27,9 @@ from survey_lib.tasks.task import RECIPES
 
 LEAST = 5
 """Methods that an order has at least."""
+FALLEN = 0.1
+"""A method that ends so far below the median, in share of images, has lost a layer; where several
+do on two boards, the orders agree by that alone."""
 
 
 def board(
@@ -71,6 +74,17 @@ def agreement(one: dict[str, float], other: dict[str, float]) -> float:
     return float(found.statistic)
 
 
+def standing(found: dict[str, float]) -> dict[str, float]:
+    """Those that are not :data:`FALLEN`."""
+    least = stats.median(found.values()) - FALLEN
+    return {name: value for name, value in found.items() if value >= least}
+
+
+def agreement_of_standing(one: dict[str, float], other: dict[str, float]) -> float:
+    """The agreement of those that fell on neither board."""
+    return agreement(standing(one), standing(other))
+
+
 def picked(rows: Rows, net: str, length: float, keep: float, kind: str = "channels") -> str:
     """The method that is best on validation images."""
     val = board(rows, net, length, keep, "val_re", kind)
@@ -90,9 +104,10 @@ def _left_of_spread(rows: Rows, net: str, length: float, of: str = "test_re") ->
     return spread(board(rows, net, length, HALF)) / spread(board(rows, net, 0.0, HALF, of))
 
 
-def _left_without_the_last(rows: Rows, length: float) -> float:
-    after, before = criteria(board(rows, R, length, HALF)), board(rows, R, 0.0, HALF)
-    last = min(after, key=lambda name: after[name])
+def left_without_the_last(after: dict[str, float], before: dict[str, float]) -> float:
+    """Share of the spread that is left, without the criterion that is last afterwards."""
+    told = criteria(after)
+    last = min(told, key=lambda name: told[name])
     return spread(after, last) / spread(before, last)
 
 
@@ -287,7 +302,9 @@ INSTEAD = instead(
             "statistics as they were left": lambda r: _left_of_spread(r, R, FULL, "test"),
         },
         "spread_left_after_one": {
-            "without the last after one epoch": lambda r: _left_without_the_last(r, 1.0),
+            "without the last after one epoch": lambda r: left_without_the_last(
+                board(r, R, 1.0, HALF), board(r, R, 0.0, HALF)
+            ),
         },
         "order_before_and_after": {
             "statistics as they were left": lambda r: agreement(
@@ -295,6 +312,16 @@ INSTEAD = instead(
             ),
             "at 15 % of the MACs": lambda r: agreement(
                 board(r, R, 0.0, SMALL), board(r, R, FULL, SMALL)
+            ),
+        },
+        "order_of_sizes": {
+            "without those that fell": lambda r: agreement_of_standing(
+                board(r, R, FULL, HALF), board(r, R, FULL, SMALL)
+            ),
+        },
+        "order_of_nets": {
+            "without those that fell": lambda r: agreement_of_standing(
+                board(r, R, FULL, SMALL), board(r, M, FULL, SMALL)
             ),
         },
         "fresh_over_winner": {
