@@ -455,3 +455,17 @@ def test_orders_of_two_nets_are_told_without_the_methods_that_fell():
     assert sentences.fallen_words(df, (NET, "vgg_small"), 0.15) is None  # not run
     stand = frames.nets([*whole, *on(NET, (0.8,) * 8), *on("mobilenet_small", (0.8,) * 8)])
     assert sentences.fallen_words(stand, (NET, "mobilenet_small"), 0.15) is None
+
+
+def test_who_leads_on_another_net_is_counted_and_named():
+    records = [
+        *dense(),
+        *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
+        *pair("thinet", 0.5, 6.0, 0.83, 0.73, 0.631),
+        *pair("fisher", 0.5, 6.0, 0.79, 0.70, 0.61),
+        *pair("l2", 0.5, 6.0, 0.70, 0.60, 0.501),
+    ]
+    said = sentences.counted_on(frames.nets(records), NET, 0.5).text
+    assert "1 of 3 methods end better than ℓ1, 1 worse, and 1 tie" in said
+    assert "In front are ThiNet, " in said
+    assert said.endswith("by −10.0 to 3.0 points.")

@@ -12,6 +12,7 @@ from survey_lib.show import page
 from survey_lib.show.markup import SHARE_OF_IMAGES, Html, escape, mean_words, range_words
 from survey_lib.show.testbed.frames import (
     FALLEN,
+    NETS,
     Frame,
     channel_methods,
     label,
@@ -132,6 +133,21 @@ def counted(df: Frame, net: str, keep: float) -> str:
             f"and {n['tie']} tie, over a range of {reach:.1f} points"
         )
     return "; ".join(told) + "."
+
+
+def counted_on(df: Frame, net: str, keep: float) -> Html:
+    """How many methods the intervals tell from ℓ1 on a net after full tuning; which lead."""
+    found = leads(df, net, keep, FULL).sort_values("mean", ascending=False)
+    n = {w: int((found.word == w).sum()) for w in ("better", "worse", "tie")}
+    first = found.head(3)
+    low, high = (f"{x:.1f}".replace("-", "−") for x in (first["mean"].min(), first["mean"].max()))
+    said = (
+        f"On the {NETS[net]}, at {100 * keep:g} % of the MACs, {n['better']} of {len(found)} "
+        f"methods end better than ℓ1, {n['worse']} worse, and {n['tie']} tie. In front are "
+        f"{_listed([label(str(name)) for name in first.index])}, by {low} to "
+        f"{high} points."
+    )
+    return Html(f'<p class="survey">{escape(said)}</p>', said)
 
 
 def tell(*said: Html | None) -> None:
