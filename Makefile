@@ -9,6 +9,9 @@ STAMP  := $(VENV)/.installed
 UV     := $(shell command -v uv 2>/dev/null)
 PROFILE ?= quick
 
+# images of containers often set it, and every process then compiles every module anew: ten seconds
+unexport PYTHONDONTWRITEBYTECODE
+
 # the progress of an installation goes through a filter, which must not hide a failure
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c

@@ -166,15 +166,17 @@ def test_masks_save_no_time_and_are_not_timed(every):
 
 def test_an_order_is_held_against_itself_first(first, every):
     found = frames.agreements(frames.nets(first), KEEP)
-    assert list(found.pair[:2]) == [
-        "before tuning: a replicate and the others",
-        "after full tuning: a replicate and the others",
-    ]
+    itself = [words for words in found.pair if words.endswith(": a replicate and the others")]
+    assert itself == list(found.pair[:3])
+    assert [words.partition(":")[0] for words in itself] == [
+        "before tuning", "after full tuning", "after full tuning at 15 %",
+    ]  # fmt: skip
     assert found["mean"][0] > 0.9  # made up so: methods differ before tuning
     assert abs(found["mean"][1]) < 0.7  # and hardly after it
     assert not any("depthwise" in words for words in found.pair)
     more = frames.agreements(frames.nets(every), KEEP)
     assert any("depthwise net, fully tuned" in words for words in more.pair)
+    assert any(words.startswith("depthwise net, after full") for words in more.pair[:5])
     assert any(words.startswith("1 epoch and") for words in more.pair)
     assert (more.seeds == grid.SEEDS).all()
 
@@ -343,7 +345,7 @@ def test_one_that_lags_behind_is_named_and_the_spread_told_without_it():
     assert said is not None
     assert "Taylor is 20 points behind" in said.text
     # of 1/10, 2/10, 4/10 a deviation of 0.153 was left, of 0.80 to 0.82 one of 0.01
-    assert "0.0655 is left" in said.text
+    assert "0.0655 of the spread is left" in said.text
     assert sentences.straggler_words(df, NET, 0.5, 6.0) is None  # not run
     near = frames.nets([r for r in records if r.config["method"] != "taylor"])
     assert sentences.straggler_words(near, NET, 0.5, 1.0) is None
@@ -427,3 +429,43 @@ def test_the_slider_has_the_lengths_at_which_channel_methods_were_run(first):
 def test_a_caption_names_the_sizes_that_rates_were_chosen_at(monkeypatch):
     monkeypatch.setitem(grid.TUNED, (NET, "weights"), (0.05, 0.2))
     assert tables.tuned_words(NET, "weights") == "20 % and 5 %"
+
+
+def test_orders_of_two_nets_are_told_without_the_methods_that_fell():
+    names = ("l1", "l2", "fisher", "taylor", "apoz", "bn_scale", "thinet", "random")
+    here = (0.80, 0.20, 0.81, 0.60, 0.82, 0.83, 0.84, 0.85)  # ℓ2 and Taylor fall
+    there = (0.80, 0.20, 0.85, 0.84, 0.83, 0.82, 0.81, 0.20)  # ℓ2 and random do
+
+    def on(net, scores, shift=0.0):
+        return [
+            record(Cell("method", seed, net, name, keep=0.15, epochs=6.0), test_re=a + shift * seed,
+                   test=a, bytes=100, macs_nonzero=10, nonzeros=10)
+            for name, a in zip(names, scores, strict=True) for seed in range(3)
+        ]  # fmt: skip
+
+    whole = [record(Cell("dense", s, net), test_re=0.9, test=0.9, bytes=400, macs_nonzero=20,
+                    nonzeros=40) for net in (NET, "mobilenet_small") for s in range(3)]  # fmt: skip
+    df = frames.nets([*whole, *on(NET, here), *on("mobilenet_small", there)])
+    said = sentences.fallen_words(df, (NET, "mobilenet_small"), 0.15)
+    assert said is not None
+    assert said.text.startswith("ℓ2 ends more than 10 points below the median on both nets, ")
+    assert "Taylor" in said.text
+    # ℓ1, Fisher, APoZ, bn_scale, ThiNet: ranks 1 2 3 4 5 here and 1 5 4 3 2 there
+    assert "a rank correlation of 0," in said.text.replace("0.00", "0")
+    assert sentences.fallen_words(df, (NET, "vgg_small"), 0.15) is None  # not run
+    stand = frames.nets([*whole, *on(NET, (0.8,) * 8), *on("mobilenet_small", (0.8,) * 8)])
+    assert sentences.fallen_words(stand, (NET, "mobilenet_small"), 0.15) is None
+
+
+def test_who_leads_on_another_net_is_counted_and_named():
+    records = [
+        *dense(),
+        *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
+        *pair("thinet", 0.5, 6.0, 0.83, 0.73, 0.631),
+        *pair("fisher", 0.5, 6.0, 0.79, 0.70, 0.61),
+        *pair("l2", 0.5, 6.0, 0.70, 0.60, 0.501),
+    ]
+    said = sentences.counted_on(frames.nets(records), NET, 0.5).text
+    assert "1 of 3 methods end better than ℓ1, 1 worse, and 1 tie" in said
+    assert "In front are ThiNet, " in said
+    assert said.endswith("by −10.0 to 3.0 points.")

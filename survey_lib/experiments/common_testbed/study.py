@@ -27,6 +27,9 @@ from survey_lib.tasks.task import RECIPES
 
 LEAST = 5
 """Methods that an order has at least."""
+FALLEN = 0.1
+"""A method that ends so far below the median, in share of images, has lost a layer; where several
+do on two boards, the orders agree by that alone."""
 
 
 def board(
@@ -71,6 +74,17 @@ def agreement(one: dict[str, float], other: dict[str, float]) -> float:
     return float(found.statistic)
 
 
+def standing(found: dict[str, float]) -> dict[str, float]:
+    """Those that are not :data:`FALLEN`."""
+    least = stats.median(found.values()) - FALLEN
+    return {name: value for name, value in found.items() if value >= least}
+
+
+def agreement_of_standing(one: dict[str, float], other: dict[str, float]) -> float:
+    """The agreement of those that fell on neither board."""
+    return agreement(standing(one), standing(other))
+
+
 def picked(rows: Rows, net: str, length: float, keep: float, kind: str = "channels") -> str:
     """The method that is best on validation images."""
     val = board(rows, net, length, keep, "val_re", kind)
@@ -90,9 +104,10 @@ def _left_of_spread(rows: Rows, net: str, length: float, of: str = "test_re") ->
     return spread(board(rows, net, length, HALF)) / spread(board(rows, net, 0.0, HALF, of))
 
 
-def _left_without_the_last(rows: Rows, length: float) -> float:
-    after, before = criteria(board(rows, R, length, HALF)), board(rows, R, 0.0, HALF)
-    last = min(after, key=lambda name: after[name])
+def left_without_the_last(after: dict[str, float], before: dict[str, float]) -> float:
+    """Share of the spread that is left, without the criterion that is last afterwards."""
+    told = criteria(after)
+    last = min(told, key=lambda name: told[name])
     return spread(after, last) / spread(before, last)
 
 
@@ -112,6 +127,11 @@ def spread_left_after_one(rows: Rows) -> float:
 def spread_left_vgg(rows: Rows) -> float:
     """The same on the VGG-like net, after full tuning."""
     return _left_of_spread(rows, V, FULL)
+
+
+def spread_left_depthwise(rows: Rows) -> float:
+    """The same on the depthwise net, after full tuning."""
+    return _left_of_spread(rows, M, FULL)
 
 
 def order_before_and_after(rows: Rows) -> float:
@@ -156,11 +176,17 @@ def magnitude_place(rows: Rows) -> float:
 
 def winner_gain(rows: Rows) -> float:
     """The method that is best on validation minus ℓ1, on test, after full tuning, two sizes."""
-    return mean(
-        board(rows, R, FULL, keep)[picked(rows, R, FULL, keep)]
-        - board(rows, R, FULL, keep)[MAGNITUDE]
-        for keep in SIZES
-    )
+    return mean(_gain(rows, R, keep) for keep in SIZES)
+
+
+def winner_gain_depthwise(rows: Rows) -> float:
+    """The same on the depthwise net, at half of the MACs."""
+    return _gain(rows, M, HALF)
+
+
+def _gain(rows: Rows, net: str, keep: float) -> float:
+    found = board(rows, net, FULL, keep)
+    return found[picked(rows, net, FULL, keep)] - found[MAGNITUDE]
 
 
 def _shape(rows: Rows, how: str, **more: Any) -> float:
@@ -262,14 +288,19 @@ STATISTICS = statistics(
     Cell, spread_left, order_before_and_after, random_gap, magnitude_place, winner_gain,
     fresh_over_winner, inherited_over_fresh, statistics_gain, order_of_sizes, time_for_macs,
     spread_left_after_one, order_after_one, order_of_nets, order_of_nets_untuned, spread_left_vgg,
-    shares_over_budget, weights_over_random, gradual_over_at_once, weights_over_channels,
-    int8_over_pruned, free=FREE,
+    spread_left_depthwise, winner_gain_depthwise, shares_over_budget, weights_over_random,
+    gradual_over_at_once, weights_over_channels, int8_over_pruned, free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
     "one epoch": ("spread_left_after_one", "order_after_one"),
     "mobilenet at 15 %": ("order_of_nets",),
-    "mobilenet at half": ("order_of_nets_untuned", "shares_over_budget"),
+    "mobilenet untuned": ("order_of_nets_untuned",),
+    "mobilenet at half": (
+        "spread_left_depthwise",
+        "winner_gain_depthwise",
+        "shares_over_budget",
+    ),
     "vgg": ("spread_left_vgg",),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
     "bits": ("int8_over_pruned",),
@@ -286,7 +317,9 @@ INSTEAD = instead(
             "statistics as they were left": lambda r: _left_of_spread(r, R, FULL, "test"),
         },
         "spread_left_after_one": {
-            "without the last after one epoch": lambda r: _left_without_the_last(r, 1.0),
+            "without the last after one epoch": lambda r: left_without_the_last(
+                board(r, R, 1.0, HALF), board(r, R, 0.0, HALF)
+            ),
         },
         "order_before_and_after": {
             "statistics as they were left": lambda r: agreement(
@@ -294,6 +327,16 @@ INSTEAD = instead(
             ),
             "at 15 % of the MACs": lambda r: agreement(
                 board(r, R, 0.0, SMALL), board(r, R, FULL, SMALL)
+            ),
+        },
+        "order_of_sizes": {
+            "without those that fell": lambda r: agreement_of_standing(
+                board(r, R, FULL, HALF), board(r, R, FULL, SMALL)
+            ),
+        },
+        "order_of_nets": {
+            "without those that fell": lambda r: agreement_of_standing(
+                board(r, R, FULL, SMALL), board(r, M, FULL, SMALL)
             ),
         },
         "fresh_over_winner": {

@@ -4,6 +4,7 @@ Everything is made of the records and of the registry; no method is named by han
 opponents, and those whose look the book knows.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from survey_lib.evidence.records import Record
-from survey_lib.experiments.common_testbed import grid
+from survey_lib.experiments.common_testbed import grid, study
 from survey_lib.experiments.common_testbed.cells import FRESH
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
 from survey_lib.methods.contract import METHODS
@@ -138,7 +139,7 @@ def word(low: float, high: float) -> str:
     return "worse" if high < 0 else "tie"
 
 
-FALLEN = 10.0
+FALLEN = 100 * study.FALLEN
 """Points below the median after full tuning from which a net counts as fallen."""
 FALLEN_NATS = 0.5
 """Nats a character above the median loss, for a language model."""
@@ -195,6 +196,13 @@ def freshness(df: Frame, net: str, keep: float) -> Frame:
     return pd.DataFrame({k: mean_over(100 * v) for k, v in scores.items() if len(v)}).T
 
 
+def scores(df: Frame, net: str, keep: float, epochs: float, value: str = "score") -> Frame:
+    """The channel methods' scores on one board: a row a replicate, a column a method."""
+    some = channel_methods(df, net)
+    some = some[(some.keep == keep) & (some.epochs == epochs) & (some.method != FRESH)]
+    return some.pivot_table(index="seed", columns="method", values=value)
+
+
 def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
     """How far an order of methods carries: rank correlations, a row for each pair of boards.
 
@@ -204,17 +212,19 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
     Returns:
         ``pair``, then ``mean``, ``low``, ``high`` and ``seeds``.
     """
-
-    def board(net: str, keep: float, epochs: float, value: str = "score") -> Frame:
-        some = channel_methods(df, net)
-        some = some[(some.keep == keep) & (some.epochs == epochs) & (some.method != FRESH)]
-        return some.pivot_table(index="seed", columns="method", values=value)
-
+    board = functools.partial(scores, df)
     here, rows = NETS[net], []
-    for epochs, when in ((0.0, "before tuning"), (FULL, "after full tuning")):
-        one = board(net, keep, epochs)
+    sizes = sorted(channel_methods(df, net).keep.unique(), reverse=True)
+    others = [n for n in df.net.unique() if n not in (net, TEXT)]
+    least = f"after full tuning at {100 * sizes[-1]:g} %" if sizes else ""
+    itself = [("before tuning", board(net, keep, 0.0)),
+              ("after full tuning", board(net, keep, FULL))]  # fmt: skip
+    if len(sizes) > 1:
+        itself.append((least, board(net, sizes[-1], FULL)))
+        itself += [(f"{NETS[n]}, {least}", board(n, sizes[-1], FULL)) for n in others]
+    for words, one in itself:
         values = [_rank(one.loc[s], one.drop(index=s).mean()) for s in one.index if len(one) > 1]
-        rows.append((f"{when}: a replicate and the others", values))
+        rows.append((f"{words}: a replicate and the others", values))
     lengths = sorted(channel_methods(df, net).epochs.unique())
     pairs: list[tuple[str, Frame, Frame]] = [
         ("statistics as left and re-estimated, untuned",
@@ -224,7 +234,6 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
         (f"{_epochs(a)} and {_epochs(FULL)}", board(net, keep, a), board(net, keep, FULL))
         for a in lengths if a < FULL
     ]  # fmt: skip
-    sizes = sorted(channel_methods(df, net).keep.unique(), reverse=True)
     pairs += [
         (f"{100 * a:g} % and {100 * b:g} % of the MACs", board(net, a, FULL), board(net, b, FULL))
         for a, b in dict.fromkeys(
@@ -232,7 +241,7 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
         )
         if a != b
     ]
-    for other in (n for n in df.net.unique() if n not in (net, TEXT)):
+    for other in others:
         both = f"{here} and {NETS[other]}"
         pairs.append((f"{both}, untuned", board(net, keep, 0.0), board(other, keep, 0.0)))
         for size in sizes:

@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from IPython.display import display
 
 from survey_lib.evidence.intervals import t_interval
-from survey_lib.experiments.common_testbed.cells import FRESH
+from survey_lib.experiments.common_testbed import study
 from survey_lib.experiments.common_testbed.grid import FULL, MAGNITUDE, RANDOM
 from survey_lib.methods.contract import METHODS
 from survey_lib.show import page
 from survey_lib.show.markup import SHARE_OF_IMAGES, Html, escape, mean_words, range_words
 from survey_lib.show.testbed.frames import (
     FALLEN,
+    NETS,
     Frame,
     channel_methods,
     label,
     leads,
+    scores,
     shapes,
     word,
 )
@@ -59,26 +61,55 @@ def straggler_words(df: Frame, net: str, keep: float, epochs: float) -> Html | N
     Returns:
         None where no method does, or where a board was not run.
     """
-    some = channel_methods(df, net)
-    some = some[(some.keep == keep) & (some.method != FRESH)]
-    some = some[[METHODS[name].criterion != RANDOM for name in some.method]]
-    before, after = (
-        some[some.epochs == n].pivot_table(index="seed", columns="method", values="score")
-        for n in (0.0, epochs)
-    )
+    before, after = (scores(df, net, keep, n) for n in (0.0, epochs))
     if before.empty or after.empty:
         return None
-    means = 100 * after.mean()
+    means = 100 * after[[n for n in after if METHODS[n].criterion != RANDOM]].mean()
     last, behind = str(means.idxmin()), means.median() - means.min()
     if behind <= FALLEN:
         return None
-    left = t_interval(list(
-        after.drop(columns=last).std(axis=1) / before.drop(columns=last).std(axis=1)
-    ))  # fmt: skip
+    left = t_interval([
+        study.left_without_the_last(dict(after.loc[s]), dict(before.loc[s])) for s in after.index
+    ])  # fmt: skip
     said = (
         f"Much of it is one method: {label(last)} is {behind:.0f} points behind the median there. "
-        f"Of the spread among the others {mean_words(left, 'ratio')} is left, "
+        f"Without the last of each replicate {mean_words(left, 'ratio')} of the spread is left, "
         f"{range_words(left, unit='ratio')}."
+    )
+    return Html(f'<p class="survey">{escape(said)}</p>', said)
+
+
+def fallen_words(df: Frame, nets: Sequence[str], keep: float) -> Html | None:
+    """How far two nets' orders agree after full tuning, without the methods that fell on one.
+
+    Returns:
+        None where none did, or where a board was not run.
+    """
+    one, other = (scores(df, net, keep, FULL) for net in nets)
+    if one.empty or other.empty:
+        return None
+    fallen = [
+        {name for name in board if name not in study.standing(dict(board.mean()))}
+        for board in (one, other)
+    ]
+    if not fallen[0] | fallen[1]:
+        return None
+    found = t_interval([
+        study.agreement_of_standing(dict(one.loc[s]), dict(other.loc[s]))
+        for s in one.index if s in other.index
+    ])  # fmt: skip
+    both, either = (sorted(map(label, f)) for f in (fallen[0] & fallen[1], fallen[0] | fallen[1]))
+    told = (
+        f"{_listed(both)} end{'s' * (len(both) == 1)} more than {FALLEN:g} points below the median "
+        "on both nets"
+        if both
+        else f"No method ends more than {FALLEN:g} points below the median on both nets"
+    )
+    if rest := [name for name in either if name not in both]:
+        told += f", {_listed(rest)} on one"
+    said = (
+        f"{told}. Among those that stand on both, the orders agree with a rank correlation of "
+        f"{mean_words(found, 'correlation')}, {range_words(found, unit='correlation')}."
     )
     return Html(f'<p class="survey">{escape(said)}</p>', said)
 
@@ -102,6 +133,21 @@ def counted(df: Frame, net: str, keep: float) -> str:
             f"and {n['tie']} tie, over a range of {reach:.1f} points"
         )
     return "; ".join(told) + "."
+
+
+def counted_on(df: Frame, net: str, keep: float) -> Html:
+    """How many methods the intervals tell from ℓ1 on a net after full tuning; which lead."""
+    found = leads(df, net, keep, FULL).sort_values("mean", ascending=False)
+    n = {w: int((found.word == w).sum()) for w in ("better", "worse", "tie")}
+    first = found.head(3)
+    low, high = (f"{x:.1f}".replace("-", "−") for x in (first["mean"].min(), first["mean"].max()))
+    said = (
+        f"On the {NETS[net]}, at {100 * keep:g} % of the MACs, {n['better']} of {len(found)} "
+        f"methods end better than ℓ1, {n['worse']} worse, and {n['tie']} tie. In front are "
+        f"{_listed([label(str(name)) for name in first.index])}, by {low} to "
+        f"{high} points."
+    )
+    return Html(f'<p class="survey">{escape(said)}</p>', said)
 
 
 def tell(*said: Html | None) -> None:
