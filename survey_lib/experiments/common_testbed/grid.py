@@ -79,7 +79,16 @@ PIECES = (
     Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=2),
     Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=118),
 )  # fmt: skip
-RUN = ("resnet", "one epoch", "fresh", "mobilenet at 15 %", "weights", "at 30 %", "adapters")
+RUN = (
+    "resnet",
+    "one epoch",
+    "fresh",
+    "mobilenet at 15 %",
+    "mobilenet untuned",
+    "weights",
+    "at 30 %",
+    "adapters",
+)
 """Names of the pieces that rates and study hold so far."""
 RATED: tuple[str, ...] = ()
 """Names of further pieces whose rates are searched before their study is run."""
