@@ -87,6 +87,7 @@ RUN = (
     "mobilenet untuned",
     "weights",
     "at 30 %",
+    "at 70 %",
     "adapters",
 )
 """Names of the pieces that rates and study hold so far."""
