@@ -105,6 +105,18 @@ def test_nets_stand_side_by_side_in_the_order_of_the_first(every):
     assert left.get_xlim() == right.get_xlim()
 
 
+def test_methods_that_fell_stand_at_the_edge_as_numbers():
+    records = [*dense(), *pair("l1", KEEP, 6.0, 0.80, 0.80), *pair("thinet", KEEP, 6.0, 0.82, 0.83),
+               *pair("taylor", KEEP, 6.0, 0.41, 0.39)]  # fmt: skip
+    fig, data = figures.nets_figure(frames.nets(records), (NET,), KEEP)
+    (ax,) = fig.axes
+    (far,) = ax.texts
+    assert far.get_text() == "← −40"
+    assert ax.get_yticklabels()[far.get_position()[1]].get_text() == "Taylor"
+    assert ax.get_xlim()[0] > -5
+    assert data["mean"]["taylor"] == pytest.approx(-40)
+
+
 def test_what_kept_weights_are_worth_stands_beside_the_winner_of_each_replicate(every):
     def net(name, seed, val, score):
         cell = Cell("method", seed, NET, name, keep=KEEP, epochs=grid.FULL)
