@@ -21,7 +21,7 @@ from survey_lib.tasks.dense import seeded
 from tests.testbed import made_up, record
 
 NET, KEEP = "resnet_small", grid.SMALL
-HEAVIEST = 850_000
+HEAVIEST = 450_000
 """Bytes of the explorer with all pieces; repeated words that a server packs tenfold."""
 
 
@@ -388,6 +388,20 @@ def test_it_draws_the_means_of_the_records(first):
     raw = rows[(rows.method == "l1") & (rows.tuning == made.AS_LEFT)].iloc[0]
     left = df[(df.method == "l1") & (df.keep == raw.keep) & (df.epochs == 0)]
     assert raw.accuracy == pytest.approx(left.raw.mean(), abs=5e-5)
+
+
+def test_the_chart_holds_each_row_once_with_all_units(every):
+    explorer = made.explorer(every)
+    drawn = explorer.inlined()
+    assert len(drawn) < len(explorer.grid) / 3
+    fields = ["net", "tuning", "method", "kind", "keep", "accuracy", "low", "high"]
+    for unit, rows in explorer.grid.groupby("unit"):
+        there = drawn.dropna(subset=[unit]).set_index(fields)[unit]
+        assert dict(there) == dict(rows.set_index(fields).share)
+    spec = json.dumps(explorer.spec(), ensure_ascii=False)
+    assert "datum[c_unit]" in spec
+    assert '"thinet\\": \\"ThiNet' in spec
+    assert '"thinet\\": \\"thinet.html' in spec
 
 
 def test_with_several_nets_the_reader_chooses_one(first, every):
