@@ -21,7 +21,7 @@ from survey_lib.tasks.dense import seeded
 from tests.testbed import made_up, record
 
 NET, KEEP = "resnet_small", grid.SMALL
-HEAVIEST = 850_000
+HEAVIEST = 450_000
 """Bytes of the explorer with all pieces; repeated words that a server packs tenfold."""
 
 
@@ -105,6 +105,18 @@ def test_nets_stand_side_by_side_in_the_order_of_the_first(every):
     assert left.get_xlim() == right.get_xlim()
 
 
+def test_methods_that_fell_stand_at_the_edge_as_numbers():
+    records = [*dense(), *pair("l1", KEEP, 6.0, 0.80, 0.80), *pair("thinet", KEEP, 6.0, 0.82, 0.83),
+               *pair("taylor", KEEP, 6.0, 0.41, 0.39)]  # fmt: skip
+    fig, data = figures.nets_figure(frames.nets(records), (NET,), KEEP)
+    (ax,) = fig.axes
+    (far,) = ax.texts
+    assert far.get_text() == "← −40"
+    assert ax.get_yticklabels()[far.get_position()[1]].get_text() == "Taylor"
+    assert ax.get_xlim()[0] > -5
+    assert data["mean"]["taylor"] == pytest.approx(-40)
+
+
 def test_what_kept_weights_are_worth_stands_beside_the_winner_of_each_replicate(every):
     def net(name, seed, val, score):
         cell = Cell("method", seed, NET, name, keep=KEEP, epochs=grid.FULL)
@@ -165,19 +177,19 @@ def test_masks_save_no_time_and_are_not_timed(every):
 
 
 def test_an_order_is_held_against_itself_first(first, every):
-    found = frames.agreements(frames.nets(first), KEEP)
-    itself = [words for words in found.pair if words.endswith(": a replicate and the others")]
+    found = frames.agreements(frames.nets(first), grid.HALF)
+    itself = [words for words in found.pair if words.startswith("itself: ")]
     assert itself == list(found.pair[:3])
-    assert [words.partition(":")[0] for words in itself] == [
-        "before tuning", "after full tuning", "after full tuning at 15 %",
-    ]  # fmt: skip
+    assert itself == ["itself: untuned", "itself: tuned", "itself: 15 %, tuned"]
     assert found["mean"][0] > 0.9  # made up so: methods differ before tuning
     assert abs(found["mean"][1]) < 0.7  # and hardly after it
     assert not any("depthwise" in words for words in found.pair)
-    more = frames.agreements(frames.nets(every), KEEP)
-    assert any("depthwise net, fully tuned" in words for words in more.pair)
-    assert any(words.startswith("depthwise net, after full") for words in more.pair[:5])
-    assert any(words.startswith("1 epoch and") for words in more.pair)
+    more = frames.agreements(frames.nets(every), grid.HALF)
+    assert "residual, and depthwise net: tuned" in set(more.pair)
+    assert "residual, and depthwise net: 15 %, tuned" in set(more.pair)
+    assert "itself: depthwise net, 15 %, tuned" in set(more.pair[:5])
+    assert "1 epoch, and 6 epochs" in set(more.pair)
+    assert max(map(len, more.pair)) < 45  # the labels leave the figure its room
     assert (more.seeds == grid.SEEDS).all()
 
 
@@ -378,6 +390,20 @@ def test_it_draws_the_means_of_the_records(first):
     assert raw.accuracy == pytest.approx(left.raw.mean(), abs=5e-5)
 
 
+def test_the_chart_holds_each_row_once_with_all_units(every):
+    explorer = made.explorer(every)
+    drawn = explorer.inlined()
+    assert len(drawn) < len(explorer.grid) / 3
+    fields = ["net", "tuning", "method", "kind", "keep", "accuracy", "low", "high"]
+    for unit, rows in explorer.grid.groupby("unit"):
+        there = drawn.dropna(subset=[unit]).set_index(fields)[unit]
+        assert dict(there) == dict(rows.set_index(fields).share)
+    spec = json.dumps(explorer.spec(), ensure_ascii=False)
+    assert "datum[c_unit]" in spec
+    assert '"thinet\\": \\"ThiNet' in spec
+    assert '"thinet\\": \\"thinet.html' in spec
+
+
 def test_with_several_nets_the_reader_chooses_one(first, every):
     assert [c.field for c in made.explorer(first).controls] == ["keep", "tuning", "unit"]
     explorer = made.explorer(every)
@@ -448,8 +474,8 @@ def test_orders_of_two_nets_are_told_without_the_methods_that_fell():
     df = frames.nets([*whole, *on(NET, here), *on("mobilenet_small", there)])
     said = sentences.fallen_words(df, (NET, "mobilenet_small"), 0.15)
     assert said is not None
-    assert said.text.startswith("ℓ2 ends more than 10 points below the median on both nets, ")
-    assert "Taylor" in said.text
+    assert said.text.startswith("ℓ2 ends more than 10 points below the median on both nets; ")
+    assert "on one of them Taylor and random do" in said.text
     # ℓ1, Fisher, APoZ, bn_scale, ThiNet: ranks 1 2 3 4 5 here and 1 5 4 3 2 there
     assert "a rank correlation of 0," in said.text.replace("0.00", "0")
     assert sentences.fallen_words(df, (NET, "vgg_small"), 0.15) is None  # not run

@@ -1,5 +1,6 @@
 """The common testbed's figures: drawn here, closed and told by the page."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,17 +39,24 @@ def lead_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
 
 
 def nets_figure(df: Frame, nets: Sequence[str], keep: float) -> tuple[Any, Frame]:
-    """The leads after full tuning, a panel a net, in the order of the first; on one scale."""
-    return _leads(df, [(NETS[net], net, FULL) for net in nets], keep, by=0)
+    """The leads after full tuning, a panel a net, in the order of the first; on one scale.
+
+    Methods that fell would press all others together, and stand at the edge as numbers.
+    """
+    return _leads(df, [(NETS[net], net, FULL) for net in nets], keep, by=0, least=-FALLEN)
 
 
 TITLES = ("before tuning", "after full tuning")
 
 
 def _leads(
-    df: Frame, boards: Sequence[tuple[str, str, float]], keep: float, *, by: int
-) -> tuple[Any, Frame]:
-    """Leads over ℓ1, a panel a board (title, net, epochs), sorted as on board ``by``."""
+    df: Frame, boards: Sequence[tuple[str, str, float]], keep: float, *, by: int,
+    least: float = -math.inf,
+) -> tuple[Any, Frame]:  # fmt: skip
+    """Leads over ℓ1, a panel a board (title, net, epochs), sorted as on board ``by``.
+
+    Leads below ``least`` are not drawn but written.
+    """
     fig, axes = panels(len(boards), height=5.2, sharex=True, sharey=True)
     found = [leads(df, net, keep, epochs) for _, net, epochs in boards]
     order = found[by].sort_values("mean", ascending=False).index
@@ -56,7 +64,12 @@ def _leads(
     looks = {name: (look(name), {"label": label(name)}) for name in names}
     drawn = []
     for ax, (title, net, epochs), one in zip(axes, boards, found, strict=True):
-        forest(ax, one, looks, zero=True)
+        forest(ax, one[one["mean"] >= least], looks, zero=True)
+        for name, lead in one["mean"][one["mean"] < least].items():
+            ax.text(
+                0.02, names.index(name), f"← −{-lead:.0f}", transform=ax.get_yaxis_transform(),
+                va="center", fontsize=8.5, color=style.MUTED,
+            )  # fmt: skip
         ax.tick_params(axis="y", labelsize=8.5)  # a row a method, on a phone, too
         ax.set(title=title, xlabel="lead over ℓ1 (points)")
         ax.grid(axis="y", visible=False)

@@ -206,47 +206,47 @@ def scores(df: Frame, net: str, keep: float, epochs: float, value: str = "score"
 def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
     """How far an order of methods carries: rank correlations, a row for each pair of boards.
 
-    The first rows compare one replicate with the mean of the others at the same place: more than
-    that no order can carry. Pairs of which a side was not run are left out.
+    The first rows, ``itself``, compare one replicate with the mean of the others at the same place:
+    more than that no order can carry. Pairs of which a side was not run are left out.
 
     Returns:
         ``pair``, then ``mean``, ``low``, ``high`` and ``seeds``.
     """
     board = functools.partial(scores, df)
-    here, rows = NETS[net], []
+    rows: list[tuple[str, list[float]]] = []
     sizes = sorted(channel_methods(df, net).keep.unique(), reverse=True)
     others = [n for n in df.net.unique() if n not in (net, TEXT)]
-    least = f"after full tuning at {100 * sizes[-1]:g} %" if sizes else ""
-    itself = [("before tuning", board(net, keep, 0.0)),
-              ("after full tuning", board(net, keep, FULL))]  # fmt: skip
-    if len(sizes) > 1:
-        itself.append((least, board(net, sizes[-1], FULL)))
-        itself += [(f"{NETS[n]}, {least}", board(n, sizes[-1], FULL)) for n in others]
+    itself = [("untuned", board(net, keep, 0.0)), ("tuned", board(net, keep, FULL))]
+    if sizes:
+        least = f"{100 * sizes[-1]:g} %"
+        if sizes[-1] != keep:
+            itself.append((f"{least}, tuned", board(net, sizes[-1], FULL)))
+        itself += [(f"{NETS[n]}, {least}, tuned", board(n, sizes[-1], FULL)) for n in others]
     for words, one in itself:
         values = [_rank(one.loc[s], one.drop(index=s).mean()) for s in one.index if len(one) > 1]
-        rows.append((f"{words}: a replicate and the others", values))
+        rows.append((f"itself: {words}", values))
     lengths = sorted(channel_methods(df, net).epochs.unique())
     pairs: list[tuple[str, Frame, Frame]] = [
-        ("statistics as left and re-estimated, untuned",
+        ("statistics as left, and anew",
          board(net, keep, 0.0, "raw"), board(net, keep, 0.0)),
     ]  # fmt: skip
     pairs += [
-        (f"{_epochs(a)} and {_epochs(FULL)}", board(net, keep, a), board(net, keep, FULL))
+        (f"{_epochs(a)}, and {_epochs(FULL)}", board(net, keep, a), board(net, keep, FULL))
         for a in lengths if a < FULL
     ]  # fmt: skip
     pairs += [
-        (f"{100 * a:g} % and {100 * b:g} % of the MACs", board(net, a, FULL), board(net, b, FULL))
+        (f"{100 * a:g} %, and {100 * b:g} %", board(net, a, FULL), board(net, b, FULL))
         for a, b in dict.fromkeys(
             [*itertools.pairwise(sizes), *zip(sizes[:1], sizes[-1:], strict=True)]
         )
         if a != b
     ]
     for other in others:
-        both = f"{here} and {NETS[other]}"
-        pairs.append((f"{both}, untuned", board(net, keep, 0.0), board(other, keep, 0.0)))
+        words = f"{NETS[net].removesuffix(' net')}, and {NETS[other]}"
+        pairs.append((f"{words}: untuned", board(net, keep, 0.0), board(other, keep, 0.0)))
         for size in sizes:
-            at = "" if size == keep else f" at {100 * size:g} %"
-            pairs.append((f"{both}{at}, fully tuned",
+            at = "" if size == keep else f"{100 * size:g} %, "
+            pairs.append((f"{words}: {at}tuned",
                           board(net, size, FULL), board(other, size, FULL)))  # fmt: skip
     for words, one, other in pairs:
         seeds = [s for s in one.index if s in other.index]

@@ -98,7 +98,7 @@ def fallen_words(df: Frame, nets: Sequence[str], keep: float) -> Html | None:
         study.agreement_of_standing(dict(one.loc[s]), dict(other.loc[s]))
         for s in one.index if s in other.index
     ])  # fmt: skip
-    both, either = (sorted(map(label, f)) for f in (fallen[0] & fallen[1], fallen[0] | fallen[1]))
+    both, either = (sorted(map(_named, f)) for f in (fallen[0] & fallen[1], fallen[0] | fallen[1]))
     told = (
         f"{_listed(both)} end{'s' * (len(both) == 1)} more than {FALLEN:g} points below the median "
         "on both nets"
@@ -106,7 +106,7 @@ def fallen_words(df: Frame, nets: Sequence[str], keep: float) -> Html | None:
         else f"No method ends more than {FALLEN:g} points below the median on both nets"
     )
     if rest := [name for name in either if name not in both]:
-        told += f", {_listed(rest)} on one"
+        told += f"; on one of them {_listed(rest)} {'do' if len(rest) > 1 else 'does'}"
     said = (
         f"{told}. Among those that stand on both, the orders agree with a rank correlation of "
         f"{mean_words(found, 'correlation')}, {range_words(found, unit='correlation')}."
@@ -119,6 +119,12 @@ _CALLED = {"better": "a lead", "worse": "a loss", "tie": "a tie"}
 
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _named(name: str) -> str:
+    """A method's label as it can stand in a list."""
+    words = label(name)
+    return f"“{words}”" if "," in words else words
 
 
 def counted(df: Frame, net: str, keep: float) -> str:
@@ -144,7 +150,7 @@ def counted_on(df: Frame, net: str, keep: float) -> Html:
     said = (
         f"On the {NETS[net]}, at {100 * keep:g} % of the MACs, {n['better']} of {len(found)} "
         f"methods end better than ℓ1, {n['worse']} worse, and {n['tie']} tie. In front are "
-        f"{_listed([label(str(name)) for name in first.index])}, by {low} to "
+        f"{_listed([_named(str(name)) for name in first.index])}, by {low} to "
         f"{high} points."
     )
     return Html(f'<p class="survey">{escape(said)}</p>', said)
