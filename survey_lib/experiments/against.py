@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from survey_lib import files
+from survey_lib.experiments import judging
 from survey_lib.experiments.runner import RunError
 
 _THERE = """
@@ -87,7 +88,7 @@ def run_at(
             raise RunError(f"{slug}: {told['code']} was run, not the code of {commit}")
     if told["study"] != study:
         raise RunError(f"{slug}: commit {commit} holds other records; name one that has today's")
-    if told["word"] == "unattested":
+    if told["word"] == judging.UNATTESTED:
         raise RunError(
             f"{slug}: at commit {commit} the study is unattested itself; go further back"
         )
