@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from survey_lib import files
+from survey_lib.experiments import judging
 from survey_lib.experiments.runner import RunError
 
 _THERE = """
 import json, sys
+import survey_lib
 from survey_lib.evidence import attest
 from survey_lib.experiments import judging, runner
 
@@ -34,7 +36,8 @@ def main():
             numbers, _, error = result
             found[places[cell]] = {"numbers": numbers, "error": error}
 
-    told = {"word": judging.state(slug).word, "study": attest.study_hash(judging.recorded(slug))}
+    told = {"code": survey_lib.__file__, "word": judging.state(slug).word,
+            "study": attest.study_hash(judging.recorded(slug))}
     if told["study"] == asked["study"] and told["word"] != judging.UNATTESTED:
         runner.execute(slug, cells, keep, jobs=asked["jobs"])
     with open(asked["to"], "w", encoding="utf-8") as file:
@@ -80,9 +83,12 @@ def run_at(
         finally:
             _run(["git", "worktree", "remove", "--force", str(tree)], root, slug)
         told = json.loads(out.read_text(encoding="utf-8"))
+        if not Path(told["code"]).resolve().is_relative_to(tree.resolve()):
+            # today's code against itself would always agree
+            raise RunError(f"{slug}: {told['code']} was run, not the code of {commit}")
     if told["study"] != study:
         raise RunError(f"{slug}: commit {commit} holds other records; name one that has today's")
-    if told["word"] == "unattested":
+    if told["word"] == judging.UNATTESTED:
         raise RunError(
             f"{slug}: at commit {commit} the study is unattested itself; go further back"
         )

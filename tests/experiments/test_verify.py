@@ -153,7 +153,8 @@ def test_an_attestation_of_before_there_were_others_to_compare_with_is_read(reco
     assert attest.attestations("fake") == [note]
 
 
-def test_cells_are_run_with_the_code_of_a_commit_in_a_tree_of_its_own(tmp_path):
+@pytest.mark.skipif(files.repository() is None, reason="no checkout")
+def test_cells_are_run_with_the_code_of_a_commit_in_a_tree_of_its_own(monkeypatch):
     slug = "loss_modelling"
     records = judging.recorded(slug)
     record = min(records, key=lambda r: r.provenance["seconds"])
@@ -165,6 +166,10 @@ def test_cells_are_run_with_the_code_of_a_commit_in_a_tree_of_its_own(tmp_path):
         against.run_at("HEAD", slug, [], study="0" * 16, jobs=1)
     with pytest.raises(RunError, match=r"loss_modelling: git worktree add failed: .*nowhere"):
         against.run_at("nowhere", slug, [], study=hash_, jobs=1)
+    elsewhere = against._THERE.replace("survey_lib.__file__", "'/elsewhere.py'")
+    monkeypatch.setattr(against, "_THERE", elsewhere)
+    with pytest.raises(RunError, match=r"elsewhere\.py was run, not the code of HEAD"):
+        against.run_at("HEAD", slug, [], study=hash_, jobs=1)
     listed = subprocess.run(["git", "worktree", "list"], cwd=files.repository(), text=True,
                             capture_output=True, check=True).stdout  # fmt: skip
     assert "/tree " not in listed
