@@ -28,8 +28,8 @@ from survey_lib.tasks.task import RECIPES
 LEAST = 5
 """Methods that an order has at least."""
 FALLEN = 0.1
-"""A method that ends so far below the median, in share of images, has lost a layer; where several
-do on two boards, the orders agree by that alone."""
+"""How far below the median, in share of images, a method has to end to count as fallen: most often
+a layer has been starved. Where several fall on two boards, the orders agree by that alone."""
 
 
 def board(
