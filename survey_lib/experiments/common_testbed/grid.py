@@ -85,6 +85,7 @@ RUN = (
     "fresh",
     "mobilenet at 15 %",
     "mobilenet untuned",
+    "mobilenet at half",
     "weights",
     "at 30 %",
     "at 70 %",
