@@ -177,6 +177,7 @@ TRIES: dict[str, int] = {
     "resnet_small channels 1 at 0.5": 4,
     "resnet_small channels 1 at 0.15": 5,
     "mobilenet_small channels 6 at 0.15": 5,
+    "mobilenet_small channels 6 at 0.5": 4,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
@@ -195,6 +196,7 @@ FIRST: dict[str, int] = {
     "resnet_small apoz 1 at 0.15": 3,
     "mobilenet_small adaptive_budget 6 at 0.15": 3,
     "mobilenet_small random 6 at 0.15": 3,
+    "mobilenet_small weight_sum 6 at 0.5": 3,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
