@@ -210,6 +210,21 @@ def test_the_spread_without_the_last_leaves_out_the_same_one_on_both_boards():
     assert study.spread_left_after_one(rows(*some)) > 1
 
 
+def test_on_each_board_whose_spread_a_claim_asks_for_the_last_can_be_left_out():
+    tuned = (0.86, 0.40, 0.85, 0.84, 0.83, 0.10)
+    for name, net, length in (
+        ("spread_left_after_three", "resnet_small", 3.0),
+        ("spread_left_depthwise", "mobilenet_small", 6.0),
+    ):
+        some = boards_at(0.0, 0.5, (0.70, 0.60, 0.50, 0.40, 0.30, 0.10), net)
+        some += boards_at(length, 0.5, tuned, net)
+        (instead,) = study.INSTEAD[name].values()
+        assert study.STATISTICS[name]([record(c, **n) for c, n in some]) > 1
+        assert instead([record(c, **n) for c, n in some]) == pytest.approx(
+            ((0.015**2 + 0.005**2) * 2 / (0.225**2 + 0.025**2 + 0.075**2 + 0.175**2)) ** 0.5
+        )
+
+
 def test_an_order_can_be_told_without_those_that_fell():
     some = boards_at(6.0, 0.5, (0.80, 0.10, 0.82, 0.83, 0.84, 0.85))
     some += boards_at(6.0, 0.15, (0.80, 0.10, 0.73, 0.72, 0.71, 0.70))
@@ -227,6 +242,20 @@ def test_the_winner_is_picked_on_validation_and_told_on_test():
     lucky = [(c, n | {"val_re": 0.99}) if c.method == "taylor" else (c, n) for c, n in some]
     assert study.winner_gain(rows(*some)) == pytest.approx(0.05)
     assert study.winner_gain(rows(*lucky)) == pytest.approx(-0.05)
+
+
+def test_the_median_after_all_epochs_is_held_against_the_winner_after_half_of_them():
+    some = boards_at(6.0, 0.5, (0.90, 0.89, 0.88, 0.87, 0.86, 0.99))
+    some += boards_at(6.0, 0.15, (0.80, 0.79, 0.78, 0.77, 0.76, 0.99))
+    some += boards_at(3.0, 0.5, (0.85, 0.84, 0.83, 0.82, 0.81, 0.80))
+    some += boards_at(3.0, 0.15, (0.75, 0.79, 0.74, 0.73, 0.72, 0.70))
+    # the median of the five without random, minus the first after three: 0.88 - 0.85, 0.78 - 0.79
+    assert study.longer_over_better(rows(*some)) == pytest.approx(0.01)
+    lucky = [
+        (c, n | {"val_re": 0.99}) if (c.method, c.epochs) == ("l1", 3.0) else (c, n)
+        for c, n in some
+    ]  # fmt: skip
+    assert study.longer_over_better(rows(*lucky)) == pytest.approx((0.07 + 0.06) / 2)
 
 
 def test_fresh_weights_and_refusals_stand_on_no_board():

@@ -187,7 +187,9 @@ def test_an_order_is_held_against_itself_first(first, every):
     more = frames.agreements(frames.nets(every), grid.HALF)
     assert "residual, and depthwise net: tuned" in set(more.pair)
     assert "residual, and depthwise net: 15 %, tuned" in set(more.pair)
-    assert "itself: depthwise net, 15 %, tuned" in set(more.pair[:5])
+    assert {"itself: depthwise net, tuned", "itself: depthwise net, 15 %, tuned"} < set(
+        more.pair[:7]
+    )
     assert "1 epoch, and 6 epochs" in set(more.pair)
     assert max(map(len, more.pair)) < 45  # the labels leave the figure its room
     assert (more.seeds == grid.SEEDS).all()

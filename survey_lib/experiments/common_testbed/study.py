@@ -98,6 +98,8 @@ def _number(rows: Rows, name: str, keep: float, of: str, **more: Any) -> float:
 
 R, M, V, T = "resnet_small", "mobilenet_small", "vgg_small", "char_gpt"
 SIZES = (HALF, SMALL)
+THREE = 3.0
+"""Epochs of half of the full tuning."""
 
 
 def _left_of_spread(rows: Rows, net: str, length: float, of: str = "test_re") -> float:
@@ -124,6 +126,11 @@ def spread_left_after_one(rows: Rows) -> float:
     return _left_of_spread(rows, R, 1.0)
 
 
+def spread_left_after_three(rows: Rows) -> float:
+    """The same after three epochs."""
+    return _left_of_spread(rows, R, THREE)
+
+
 def spread_left_vgg(rows: Rows) -> float:
     """The same on the VGG-like net, after full tuning."""
     return _left_of_spread(rows, V, FULL)
@@ -147,6 +154,11 @@ def order_of_sizes(rows: Rows) -> float:
 def order_after_one(rows: Rows) -> float:
     """15 %: rank correlation after one epoch and after full tuning."""
     return agreement(board(rows, R, 1.0, SMALL), board(rows, R, FULL, SMALL))
+
+
+def order_after_three(rows: Rows) -> float:
+    """15 %: rank correlation after three epochs and after full tuning."""
+    return agreement(board(rows, R, THREE, SMALL), board(rows, R, FULL, SMALL))
 
 
 def order_of_nets(rows: Rows) -> float:
@@ -177,6 +189,16 @@ def magnitude_place(rows: Rows) -> float:
 def winner_gain(rows: Rows) -> float:
     """The method that is best on validation minus ℓ1, on test, after full tuning, two sizes."""
     return mean(_gain(rows, R, keep) for keep in SIZES)
+
+
+def longer_over_better(rows: Rows) -> float:
+    """Median criterion after full tuning minus the best method after three epochs, two sizes."""
+    found = []
+    for keep in SIZES:
+        best = picked(rows, R, THREE, keep)
+        median = stats.median(criteria(board(rows, R, FULL, keep)).values())
+        found.append(median - board(rows, R, THREE, keep)[best])
+    return mean(found)
 
 
 def winner_gain_depthwise(rows: Rows) -> float:
@@ -289,11 +311,13 @@ STATISTICS = statistics(
     fresh_over_winner, inherited_over_fresh, statistics_gain, order_of_sizes, time_for_macs,
     spread_left_after_one, order_after_one, order_of_nets, order_of_nets_untuned, spread_left_vgg,
     spread_left_depthwise, winner_gain_depthwise, shares_over_budget, weights_over_random,
-    gradual_over_at_once, weights_over_channels, int8_over_pruned, free=FREE,
+    gradual_over_at_once, weights_over_channels, int8_over_pruned, spread_left_after_three,
+    order_after_three, longer_over_better, free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
     "one epoch": ("spread_left_after_one", "order_after_one"),
+    "three epochs": ("spread_left_after_three", "order_after_three", "longer_over_better"),
     "mobilenet at 15 %": ("order_of_nets",),
     "mobilenet untuned": ("order_of_nets_untuned",),
     "mobilenet at half": (
@@ -319,6 +343,16 @@ INSTEAD = instead(
         "spread_left_after_one": {
             "without the last after one epoch": lambda r: left_without_the_last(
                 board(r, R, 1.0, HALF), board(r, R, 0.0, HALF)
+            ),
+        },
+        "spread_left_after_three": {
+            "without the last after three epochs": lambda r: left_without_the_last(
+                board(r, R, THREE, HALF), board(r, R, 0.0, HALF)
+            ),
+        },
+        "spread_left_depthwise": {
+            "without the last after full tuning": lambda r: left_without_the_last(
+                board(r, M, FULL, HALF), board(r, M, 0.0, HALF)
             ),
         },
         "order_before_and_after": {

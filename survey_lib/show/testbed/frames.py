@@ -221,7 +221,10 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
         least = f"{100 * sizes[-1]:g} %"
         if sizes[-1] != keep:
             itself.append((f"{least}, tuned", board(net, sizes[-1], FULL)))
-        itself += [(f"{NETS[n]}, {least}, tuned", board(n, sizes[-1], FULL)) for n in others]
+        for n in others:
+            itself.append((f"{NETS[n]}, tuned", board(n, keep, FULL)))
+            if sizes[-1] != keep:
+                itself.append((f"{NETS[n]}, {least}, tuned", board(n, sizes[-1], FULL)))
     for words, one in itself:
         values = [_rank(one.loc[s], one.drop(index=s).mean()) for s in one.index if len(one) > 1]
         rows.append((f"itself: {words}", values))

@@ -38,9 +38,9 @@ def widths_table(net: str, keep: float, names: Sequence[str]) -> Html:
             row[label(name)] = len(cut.recipe.get(g.name, range(g.size)))
     return table(
         pd.DataFrame(rows),
-        name="widths",
-        caption=f"Channels left in each layer at {100 * keep:g} % of the MACs. Dense net 0, cut "
-        "for this page.",
+        name=f"widths_{net}",
+        caption=f"Channels left in each layer at {100 * keep:g} % of the MACs. {NETS[net]}, dense "
+        "net 0, cut for this page.",
     )
 
 
