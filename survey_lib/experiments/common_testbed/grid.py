@@ -82,6 +82,7 @@ PIECES = (
 RUN = (
     "resnet",
     "one epoch",
+    "three epochs",
     "fresh",
     "mobilenet at 15 %",
     "mobilenet untuned",
