@@ -179,6 +179,8 @@ TRIES: dict[str, int] = {
     "resnet_small channels 1 at 0.15": 5,
     "mobilenet_small channels 6 at 0.15": 5,
     "mobilenet_small channels 6 at 0.5": 4,
+    "resnet_small channels 3 at 0.15": 4,
+    "resnet_small channels 3 at 0.5": 4,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
@@ -198,6 +200,9 @@ FIRST: dict[str, int] = {
     "mobilenet_small adaptive_budget 6 at 0.15": 3,
     "mobilenet_small random 6 at 0.15": 3,
     "mobilenet_small weight_sum 6 at 0.5": 3,
+    "resnet_small bn_scale 3 at 0.15": 3,
+    "resnet_small adaptive_budget 3 at 0.5": 3,
+    "resnet_small apoz 3 at 0.15": 3,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
