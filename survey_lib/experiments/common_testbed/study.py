@@ -362,6 +362,9 @@ INSTEAD = instead(
             "at 15 % of the MACs": lambda r: agreement(
                 board(r, R, 0.0, SMALL), board(r, R, FULL, SMALL)
             ),
+            "on the depthwise net": lambda r: agreement(
+                board(r, M, 0.0, HALF), board(r, M, FULL, HALF)
+            ),
         },
         "order_of_sizes": {
             "without those that fell": lambda r: agreement_of_standing(

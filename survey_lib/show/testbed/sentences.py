@@ -14,7 +14,6 @@ from survey_lib.show.testbed.frames import (
     FALLEN,
     NETS,
     Frame,
-    channel_methods,
     label,
     leads,
     scores,
@@ -30,29 +29,41 @@ def shape_words(df: Frame, net: str, keep: float) -> Html:
     fallen, rest = found[found.fallen], found[~found.fallen]
     told = []
     if len(fallen):
-        names = _listed([label(str(name)) for name in fallen.index])
+        names = _listed([_named(str(name)) for name in fallen.index])
         told.append(
             f"{names} end more than {FALLEN:g} points below the median method. They keep at most "
             f"{fallen.parameters.max():.0f} % of the parameters, the others at least "
             f"{rest.parameters.min():.0f} %, at the same MACs."
         )
-    shape = df[(df.net == net) & (df.how == "inherited") & (df.keep == keep) & (df.epochs == FULL)]
-    some = channel_methods(df, net)
-    some = some[(some.keep == keep) & (some.epochs == FULL)]
     for rival, words in (
         (MAGNITUDE, "The ℓ1 norm within equal shares of all layers, against the ℓ1 norm with one "
          "budget for all"),
         (RANDOM, "Against random channels"),
     ):  # fmt: skip
-        own = some[some.method == rival].set_index("seed").score
-        gap = t_interval([float(d) for d in (shape.set_index("seed").score - own).dropna()])
-        told.append(
-            f"{words}: {mean_words(gap, SHARE_OF_IMAGES)} points "
-            f"{range_words(gap, unit=SHARE_OF_IMAGES)}, which is "
-            f"{_CALLED[word(gap.low, gap.high)]}."
-        )
+        told.append(f"{words}: {_equal_shares(df, net, keep, rival)}.")
     said = " ".join(told)
     return Html(f'<p class="survey">{escape(said)}</p>', said)
+
+
+def shares_words(df: Frame, net: str, keeps: Sequence[float]) -> Html:
+    """What equal shares of all layers are worth over one budget by ℓ1 on a net, size by size."""
+    at = [f"at {100 * k:g} % {_equal_shares(df, net, k, MAGNITUDE)}" for k in keeps]
+    said = f"On the {NETS[net]}, {_listed(at)}."
+    return Html(f'<p class="survey">{escape(said)}</p>', said)
+
+
+def _equal_shares(df: Frame, net: str, keep: float, rival: str) -> str:
+    """One shape with kept weights minus a method, both tuned in full: points, and what they are."""
+    here = df[(df.net == net) & (df.keep == keep) & (df.epochs == FULL)]
+    shape, own = (
+        one.set_index("seed").score for one in (here[here.how == "inherited"],
+                                                here[here.method == rival])
+    )  # fmt: skip
+    gap = t_interval([float(d) for d in (shape - own).dropna()])
+    return (
+        f"{mean_words(gap, SHARE_OF_IMAGES)} points {range_words(gap, unit=SHARE_OF_IMAGES)}, "
+        f"which is {_CALLED[word(gap.low, gap.high)]}"
+    )
 
 
 def straggler_words(df: Frame, net: str, keep: float, epochs: float) -> Html | None:
