@@ -497,3 +497,38 @@ def test_who_leads_on_another_net_is_counted_and_named():
     assert "1 of 3 methods end better than ℓ1, 1 worse, and 1 tie" in said
     assert "In front are ThiNet, " in said
     assert said.endswith("by −10.0 to 3.0 points.")
+
+
+def test_a_tie_of_nets_that_stand_and_nets_that_fell_is_named():
+    records = [
+        *dense(),
+        *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
+        *pair("thinet", 0.5, 6.0, 0.80, 0.71, 0.59),
+        *pair("l2", 0.5, 6.0, 0.20, 0.10, 0.60),
+    ]
+    said = sentences.counted_on(frames.nets(records), NET, 0.5).text
+    assert "0 worse, and 2 tie (with ℓ2, fallen on some replicates)." in said
+
+
+def test_equal_shares_are_told_size_by_size():
+    records = [
+        *dense(),
+        *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
+        *pair("l1", 0.15, 6.0, 0.80, 0.70, 0.60),
+        *[
+            record(Cell("shape", seed, NET, keep=keep, how="inherited", epochs=6.0),
+                   test=a, test_re=a, params=1, macs=1, nonzeros=1, macs_nonzero=1, bytes=1)
+            for keep, values in ((0.5, (0.81, 0.69, 0.60)), (0.15, (0.82, 0.721, 0.619)))
+            for seed, a in enumerate(values)
+        ],
+    ]  # fmt: skip
+    said = sentences.shares_words(frames.nets(records), NET, (0.5, 0.15)).text
+    assert (
+        "Size by size on the residual net: at 50 % 0.0 points [−2.5, +2.5], which is a tie" in said
+    )
+    assert "at 15 % +2.00 points [+1.75, +2.25], which is a lead." in said
+
+
+def test_a_size_that_was_not_run_has_no_shapes():
+    records = [*dense(), *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60)]
+    assert frames.shapes(frames.nets(records), NET, 0.15).empty
