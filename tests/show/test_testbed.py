@@ -15,6 +15,7 @@ from survey_lib.experiments.common_testbed.cells import Cell, budget_of, config_
 from survey_lib.methods.contract import METHODS
 from survey_lib.show import page
 from survey_lib.show.explorers import common_testbed as made
+from survey_lib.show.frames import mean_over
 from survey_lib.show.markup import Html
 from survey_lib.show.testbed import figures, frames, sentences, tables
 from survey_lib.tasks.dense import seeded
@@ -404,6 +405,23 @@ def test_the_chart_holds_each_row_once_with_all_units(every):
     assert "datum[c_unit]" in spec
     assert '"thinet\\": \\"ThiNet' in spec
     assert '"thinet\\": \\"thinet.html' in spec
+
+
+def test_the_numbers_have_a_row_for_each_net_method_and_size(every):
+    rows = made.points(every)
+    shown = made.numbers(rows)
+    places = rows[rows.kind != "dense"][["net", "method", "keep"]].drop_duplicates()
+    assert shown.html.count("<tr>") == 1 + len(places) + rows.net.nunique()
+    df = frames.nets(every)
+    some = df[(df.net == NET) & (df.method == "l1") & (df.keep == KEEP) & (df.epochs == grid.FULL)]
+    found = mean_over(100 * some.score)
+    (own,) = re.findall(
+        rf'<tr><th scope="row">residual net</th><td>ℓ1</td><td>channels</td>'
+        rf'<td class="num">{KEEP:.2f}</td>(.*?)</tr>', shown.html
+    )  # fmt: skip
+    last = re.findall(r">([\d.]+)<span class=.interval.>\[([\d.]+), ([\d.]+)\]", own)[-1]
+    wanted = [found["mean"], found.low, found.high]
+    assert [float(x) for x in last] == pytest.approx(wanted, abs=0.06)
 
 
 def test_with_several_nets_the_reader_chooses_one(first, every):
