@@ -362,6 +362,12 @@ def test_one_that_lags_behind_is_named_and_the_spread_told_without_it():
     # of 1/10, 2/10, 4/10 a deviation of 0.153 was left, of 0.80 to 0.82 one of 0.01
     assert "0.0655 of the spread is left" in said.text
     assert sentences.straggler_words(df, NET, 0.5, 6.0) is None  # not run
+    more = [*records, *pair("bn_scale", 0.5, 0.0, 0.3, 0.3, 0.3),
+            *pair("bn_scale", 0.5, 1.0, 0.65, 0.65, 0.65)]  # fmt: skip
+    both = sentences.straggler_words(frames.nets(more), NET, 0.5, 1.0)
+    assert both is not None
+    assert "Taylor and batch-norm scale are 20 and 15 points behind the median" in both.text
+    assert "Without those that fell in each replicate 0.0655 of the spread is left" in both.text
     near = frames.nets([r for r in records if r.config["method"] != "taylor"])
     assert sentences.straggler_words(near, NET, 0.5, 1.0) is None
 

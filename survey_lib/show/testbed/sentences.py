@@ -67,7 +67,7 @@ def _equal_shares(df: Frame, net: str, keep: float, rival: str) -> str:
 
 
 def straggler_words(df: Frame, net: str, keep: float, epochs: float) -> Html | None:
-    """How much of the spread after a tuning is one method's, that ends more than ten points behind.
+    """How much of the spread after a tuning is of those that end more than ten points behind.
 
     Returns:
         None where no method does, or where a board was not run.
@@ -76,16 +76,20 @@ def straggler_words(df: Frame, net: str, keep: float, epochs: float) -> Html | N
     if before.empty or after.empty:
         return None
     means = 100 * after[[n for n in after if METHODS[n].criterion != RANDOM]].mean()
-    last, behind = str(means.idxmin()), means.median() - means.min()
-    if behind <= FALLEN:
+    behind = (means.median() - means).sort_values(ascending=False)
+    fallen = behind[behind > FALLEN]
+    if fallen.empty:
         return None
-    left = t_interval([
-        study.left_without_the_last(dict(after.loc[s]), dict(before.loc[s])) for s in after.index
-    ])  # fmt: skip
+    alone = len(fallen) == 1
+    without = study.left_without_the_last if alone else study.left_of_standing
+    left = t_interval([without(dict(after.loc[s]), dict(before.loc[s])) for s in after.index])
+    names = _listed([_named(str(name)) for name in fallen.index])
+    points = _listed([f"{x:.0f}" for x in fallen])
     said = (
-        f"Much of it is one method: {label(last)} is {behind:.0f} points behind the median there. "
-        f"Without the last of each replicate {mean_words(left, 'ratio')} of the spread is left, "
-        f"{range_words(left, unit='ratio')}."
+        f"Much of it is {'one method' if alone else 'a few methods'}: {names} "
+        f"{'is' if alone else 'are'} {points} points behind the median there. Without "
+        f"{'the last' if alone else 'those that fell'} in each replicate "
+        f"{mean_words(left, 'ratio')} of the spread is left, {range_words(left, unit='ratio')}."
     )
     return Html(f'<p class="survey">{escape(said)}</p>', said)
 
