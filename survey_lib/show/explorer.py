@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from survey_lib.show import style
-from survey_lib.show.markup import LIVE_STYLE, anchor, escape, lead, number
+from survey_lib.show.markup import LIVE_STYLE, Html, anchor, escape, lead, number
 from survey_lib.show.tables import table
 
 KINDS = ("slider", "select")
@@ -83,6 +83,7 @@ class Explorer:
         alt: str,
         caption: str,
         table_columns: Sequence[str] | Mapping[str, str] | None = None,
+        numbers: Callable[[pd.DataFrame], Html] | None = None,
         slow: bool = False,
     ) -> None:
         """Check and keep what the explorer needs; nothing is run.
@@ -99,6 +100,8 @@ class Explorer:
             alt: what the chart shows, in words.
             caption: what to try, and what is drawn.
             table_columns: columns of the fallback table, or column → head; all by default.
+            numbers: given the grid, returns the page's fallback table, where a row for each
+                recorded row would be too many to read.
             slow: True where ``live`` takes over two seconds: it then waits for a Run button.
 
         Raises:
@@ -140,7 +143,7 @@ class Explorer:
                     f"explorer {name!r}: kind of {control.field} must be slider or select"
                 )
         self.name, self.controls, self.grid = name, tuple(controls), grid
-        self.chart, self.live, self.slow = chart, live, slow
+        self.chart, self.live, self.slow, self.numbers = chart, live, slow, numbers
         self.title, self.alt, self.caption, self.heads = title, alt, caption, heads
         self._widget: Any = None
         self._idle = self._idle_settings()
@@ -239,7 +242,11 @@ class Explorer:
         spec = json.dumps(self.spec(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         spec = spec.replace("<", "\\u003c")  # no text in it ends the script or opens a comment
         shown = self._shown(self.grid)
-        rows = table(shown, caption=f"All recorded runs: {self.title}").html
+        rows = (
+            self.numbers(self.grid)
+            if self.numbers
+            else table(shown, caption=f"All recorded runs: {self.title}")
+        ).html
         return LIVE_STYLE + (
             f'<div class="survey survey-explorer" id="{name}" role="group" '
             f'aria-labelledby="{name}-title">'

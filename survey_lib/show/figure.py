@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import math
 import re
 import textwrap
@@ -311,6 +312,7 @@ def adaptive_svg(svg: str, prefix: str, alt: str) -> str:
         if node.tag != "tspan":
             node.tail = None
     _flatten(root)
+    _share_styles(root)
     colours = _name_colours(root)
     width = float(root.get("viewBox", "0 0 0 0").split()[2])
     first, _, rest = alt.strip().partition(". ")
@@ -373,6 +375,28 @@ def _flatten(node: ElementTree.Element) -> None:
             kept += child
         elif len(child) or child.tag not in ("g", "defs"):
             kept.append(child)
+    node[:] = kept
+
+
+def _share_styles(node: ElementTree.Element) -> None:
+    """Neighbours of one style get it from a group around them, so that it is written once.
+
+    Opacity of a whole is none of its parts', and what a clip path or a text holds is no group's.
+    """
+    for child in node:
+        _share_styles(child)
+    if node.tag in ("defs", "clipPath", "text"):
+        return
+    kept: list[ElementTree.Element] = []
+    for worn, run in itertools.groupby(node, key=lambda child: child.get("style")):
+        alike = list(run)
+        if worn and len(alike) > 1 and not re.search(r"(^|;)opacity:", worn):
+            for child in alike:
+                del child.attrib["style"]
+            group = ElementTree.Element("g", {"style": worn})
+            group.extend(alike)
+            alike = [group]
+        kept += alike
     node[:] = kept
 
 

@@ -1,4 +1,5 @@
 import base64
+import io
 import re
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -12,7 +13,9 @@ from matplotlib.text import Text
 from survey_lib.show import style
 from survey_lib.show.figure import (
     HERO_PANEL_INCHES,
+    _share_styles,
     _spread,
+    adaptive_svg,
     band,
     figure,
     fit_words,
@@ -342,3 +345,37 @@ def test_a_hero_is_low_on_a_phone_and_its_line_labels_still_do_not_overlap(opene
     assert len(ends) == 12
     heights = sorted(float(t.get("y")) for t in ends)
     assert min(b - a for a, b in pairwise(heights)) > 12
+
+
+def worn(node, above=()):
+    """(tag, declarations) of every leaf, those of the groups around it first."""
+    own = (*above, *(d for d in node.get("style", "").split(";") if d))
+    if not len(node):
+        return [(node.tag, node.get("x"), dict(d.split(":", 1) for d in own))]
+    return [one for child in node for one in worn(child, own)]
+
+
+def test_a_style_of_neighbours_is_written_once_and_worn_by_all():
+    source = (
+        '<g><use x="1" style="fill:red"/><use x="2" style="fill:red"/><use x="3"/>'
+        '<path style="opacity:0.5"/><path style="opacity:0.5"/>'
+        '<g style="fill:blue"><use x="4" style="stroke:red"/><use x="5" style="stroke:red"/></g>'
+        '<text><tspan style="fill:red"/><tspan style="fill:red"/></text>'
+        '<defs><path style="fill:red"/><path style="fill:red"/></defs></g>'
+    )
+    root = ElementTree.fromstring(source)
+    before = worn(root)
+    _share_styles(root)
+    assert worn(root) == before
+    assert ElementTree.tostring(root, encoding="unicode").count("fill:red") == 1 + 2 + 2
+    assert [n.tag for n in root] == ["g", "use", "path", "path", "g", "text", "defs"]
+
+
+def test_a_drawing_of_many_points_wears_what_matplotlib_gave_it():
+    fig, ax = plt.subplots()
+    ax.scatter(range(30), range(30), color="#4477aa", alpha=0.8)
+    fig.savefig(file := io.BytesIO(), format="svg")
+    plt.close(fig)
+    svg = adaptive_svg(file.getvalue().decode(), "p", "Points.")
+    assert svg.count("<use") >= 30
+    assert svg.count("fill-opacity:0.8") == 1

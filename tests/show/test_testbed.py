@@ -15,6 +15,7 @@ from survey_lib.experiments.common_testbed.cells import Cell, budget_of, config_
 from survey_lib.methods.contract import METHODS
 from survey_lib.show import page
 from survey_lib.show.explorers import common_testbed as made
+from survey_lib.show.frames import mean_over
 from survey_lib.show.markup import Html
 from survey_lib.show.testbed import figures, frames, sentences, tables
 from survey_lib.tasks.dense import seeded
@@ -361,6 +362,12 @@ def test_one_that_lags_behind_is_named_and_the_spread_told_without_it():
     # of 1/10, 2/10, 4/10 a deviation of 0.153 was left, of 0.80 to 0.82 one of 0.01
     assert "0.0655 of the spread is left" in said.text
     assert sentences.straggler_words(df, NET, 0.5, 6.0) is None  # not run
+    more = [*records, *pair("bn_scale", 0.5, 0.0, 0.3, 0.3, 0.3),
+            *pair("bn_scale", 0.5, 1.0, 0.65, 0.65, 0.65)]  # fmt: skip
+    both = sentences.straggler_words(frames.nets(more), NET, 0.5, 1.0)
+    assert both is not None
+    assert "Taylor and batch-norm scale are 20 and 15 points behind the median" in both.text
+    assert "Without those that fell in each replicate 0.0655 of the spread is left" in both.text
     near = frames.nets([r for r in records if r.config["method"] != "taylor"])
     assert sentences.straggler_words(near, NET, 0.5, 1.0) is None
 
@@ -404,6 +411,23 @@ def test_the_chart_holds_each_row_once_with_all_units(every):
     assert "datum[c_unit]" in spec
     assert '"thinet\\": \\"ThiNet' in spec
     assert '"thinet\\": \\"thinet.html' in spec
+
+
+def test_the_numbers_have_a_row_for_each_net_method_and_size(every):
+    rows = made.points(every)
+    shown = made.numbers(rows)
+    places = rows[rows.kind != "dense"][["net", "method", "keep"]].drop_duplicates()
+    assert shown.html.count("<tr>") == 1 + len(places) + rows.net.nunique()
+    df = frames.nets(every)
+    some = df[(df.net == NET) & (df.method == "l1") & (df.keep == KEEP) & (df.epochs == grid.FULL)]
+    found = mean_over(100 * some.score)
+    (own,) = re.findall(
+        rf'<tr><th scope="row">residual net</th><td>ℓ1</td><td>channels</td>'
+        rf'<td class="num">{KEEP:.2f}</td>(.*?)</tr>', shown.html
+    )  # fmt: skip
+    last = re.findall(r">([\d.]+)<span class=.interval.>\[([\d.]+), ([\d.]+)\]", own)[-1]
+    wanted = [found["mean"], found.low, found.high]
+    assert [float(x) for x in last] == pytest.approx(wanted, abs=0.06)
 
 
 def test_with_several_nets_the_reader_chooses_one(first, every):
@@ -497,3 +521,38 @@ def test_who_leads_on_another_net_is_counted_and_named():
     assert "1 of 3 methods end better than ℓ1, 1 worse, and 1 tie" in said
     assert "In front are ThiNet, " in said
     assert said.endswith("by −10.0 to 3.0 points.")
+
+
+def test_a_tie_of_nets_that_stand_and_nets_that_fell_is_named():
+    records = [
+        *dense(),
+        *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
+        *pair("thinet", 0.5, 6.0, 0.80, 0.71, 0.59),
+        *pair("l2", 0.5, 6.0, 0.20, 0.10, 0.60),
+    ]
+    said = sentences.counted_on(frames.nets(records), NET, 0.5).text
+    assert "0 worse, and 2 tie (with ℓ2, fallen on some replicates)." in said
+
+
+def test_equal_shares_are_told_size_by_size():
+    records = [
+        *dense(),
+        *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
+        *pair("l1", 0.15, 6.0, 0.80, 0.70, 0.60),
+        *[
+            record(Cell("shape", seed, NET, keep=keep, how="inherited", epochs=6.0),
+                   test=a, test_re=a, params=1, macs=1, nonzeros=1, macs_nonzero=1, bytes=1)
+            for keep, values in ((0.5, (0.81, 0.69, 0.60)), (0.15, (0.82, 0.721, 0.619)))
+            for seed, a in enumerate(values)
+        ],
+    ]  # fmt: skip
+    said = sentences.shares_words(frames.nets(records), NET, (0.5, 0.15)).text
+    assert (
+        "Size by size on the residual net: at 50 % 0.0 points [−2.5, +2.5], which is a tie" in said
+    )
+    assert "at 15 % +2.00 points [+1.75, +2.25], which is a lead." in said
+
+
+def test_a_size_that_was_not_run_has_no_shapes():
+    records = [*dense(), *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60)]
+    assert frames.shapes(frames.nets(records), NET, 0.15).empty

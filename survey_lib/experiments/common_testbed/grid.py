@@ -68,7 +68,7 @@ PIECES = (
           beside=_BESIDE, minutes=185),
     Piece("mobilenet untuned", "mobilenet_small", _CHANNELS, (0.0,), (HALF,), minutes=31),
     Piece("mobilenet at half", "mobilenet_small", _CHANNELS, (FULL,), (HALF,), beside=_BESIDE,
-          minutes=150),
+          minutes=183),
     Piece("weights", "resnet_small", ("weights",), (0.0, 1.0, FULL), (0.5, 0.2, 0.1, SPARSE, 0.02),
           minutes=90),
     Piece("at 30 %", "resnet_small", _CHANNELS, (0.0, FULL), (0.3,), beside=_BESIDE, minutes=34),

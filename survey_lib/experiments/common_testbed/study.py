@@ -113,6 +113,12 @@ def left_without_the_last(after: dict[str, float], before: dict[str, float]) -> 
     return spread(after, last) / spread(before, last)
 
 
+def left_of_standing(after: dict[str, float], before: dict[str, float]) -> float:
+    """Share of the spread that is left, without all that are :data:`FALLEN` afterwards."""
+    there = standing(criteria(after))
+    return spread(there) / spread({name: before[name] for name in there})
+
+
 def spread_left(rows: Rows) -> float:
     """Half of the MACs: spread of the criteria after full tuning, as a share of that before.
 
@@ -354,6 +360,9 @@ INSTEAD = instead(
             "without the last after full tuning": lambda r: left_without_the_last(
                 board(r, M, FULL, HALF), board(r, M, 0.0, HALF)
             ),
+            "without those that fell": lambda r: left_of_standing(
+                board(r, M, FULL, HALF), board(r, M, 0.0, HALF)
+            ),
         },
         "order_before_and_after": {
             "statistics as they were left": lambda r: agreement(
@@ -361,6 +370,9 @@ INSTEAD = instead(
             ),
             "at 15 % of the MACs": lambda r: agreement(
                 board(r, R, 0.0, SMALL), board(r, R, FULL, SMALL)
+            ),
+            "on the depthwise net": lambda r: agreement(
+                board(r, M, 0.0, HALF), board(r, M, FULL, HALF)
             ),
         },
         "order_of_sizes": {

@@ -165,6 +165,30 @@ def _by_method(words: dict[str, str]) -> str:
     return f"({json.dumps(words, ensure_ascii=False)})[datum.method]"
 
 
+def numbers(rows: Frame) -> Html:
+    """The fallback table: a row for each net, method and size, a column for each tuning."""
+    own = rows.assign(keep=rows.keep.where(rows.kind != "dense", 1.0))
+    once = own.drop_duplicates(["net", "method", "keep", "tuning"])
+    place = ["net", "name", "kind", "keep"]
+    told = once[place].drop_duplicates()
+    told = told.sort_values(["net", "kind", "keep"], ascending=[False, True, False], kind="stable")
+    keys, bounds = pd.MultiIndex.from_frame(told), {}
+    told = told.assign(net=told.net.map(NETS.__getitem__))
+    times = list(dict.fromkeys(once.tuning))
+    for tuning in times:
+        at = once[once.tuning == tuning].set_index(place)
+        bounds[tuning] = (f"{tuning}, from", f"{tuning}, to")
+        for head, of in zip((tuning, *bounds[tuning]), ("accuracy", "low", "high"), strict=True):
+            told[head] = (100 * at[of].reindex(keys)).to_numpy()
+    return table(
+        told.rename(columns={"name": "method", "kind": "takes", "keep": "kept"}),
+        caption="All recorded runs: test accuracy (%) with 95 % t interval over replicates, by "
+        "tuning.",
+        decimals=dict.fromkeys(times, 1),
+        interval_columns=bounds,
+    )
+
+
 LABELLED = {MAGNITUDE: -9, RANDOM: 9}
 """Methods whose points are named in the chart, and on which side, so that their names never meet;
 the others say their names when pointed at."""
@@ -228,6 +252,7 @@ def explorer(recorded: Sequence[Record], profile: str = "quick") -> Explorer:
         ],
         grid=rows if several else rows.drop(columns="net"),
         chart=chart,
+        numbers=numbers if several else None,
         live=partial(compress, profile=profile),
         slow=True,
         title="Who wins, and for how long?",

@@ -155,9 +155,8 @@ def shapes(df: Frame, net: str, keep: float) -> Frame:
     """
     some = channel_methods(df, net)
     some = some[(some.keep == keep) & (some.epochs == FULL) & (some.method != FRESH)]
-    found: Frame = pd.DataFrame(
-        {name: mean_over(100 * one.score) for name, one in some.groupby("method")}
-    ).T
+    rows = {name: mean_over(100 * one.score) for name, one in some.groupby("method")}
+    found: Frame = pd.DataFrame(rows, index=["mean", "low", "high", "seeds"]).T
     found["parameters"] = 100 * some.groupby("method")["of parameters"].mean()
     found["fallen"] = found["mean"] < found["mean"].median() - FALLEN
     return found.sort_values("parameters")
@@ -245,6 +244,8 @@ def agreements(df: Frame, keep: float, net: str = "resnet_small") -> Frame:
         if a != b
     ]
     for other in others:
+        pairs.append((f"{NETS[other]}: untuned, and {_epochs(FULL)}",
+                      board(other, keep, 0.0), board(other, keep, FULL)))  # fmt: skip
         words = f"{NETS[net].removesuffix(' net')}, and {NETS[other]}"
         pairs.append((f"{words}: untuned", board(net, keep, 0.0), board(other, keep, 0.0)))
         for size in sizes:

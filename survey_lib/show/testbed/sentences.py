@@ -14,7 +14,6 @@ from survey_lib.show.testbed.frames import (
     FALLEN,
     NETS,
     Frame,
-    channel_methods,
     label,
     leads,
     scores,
@@ -30,33 +29,45 @@ def shape_words(df: Frame, net: str, keep: float) -> Html:
     fallen, rest = found[found.fallen], found[~found.fallen]
     told = []
     if len(fallen):
-        names = _listed([label(str(name)) for name in fallen.index])
+        names = _listed([_named(str(name)) for name in fallen.index])
         told.append(
             f"{names} end more than {FALLEN:g} points below the median method. They keep at most "
             f"{fallen.parameters.max():.0f} % of the parameters, the others at least "
             f"{rest.parameters.min():.0f} %, at the same MACs."
         )
-    shape = df[(df.net == net) & (df.how == "inherited") & (df.keep == keep) & (df.epochs == FULL)]
-    some = channel_methods(df, net)
-    some = some[(some.keep == keep) & (some.epochs == FULL)]
     for rival, words in (
         (MAGNITUDE, "The ℓ1 norm within equal shares of all layers, against the ℓ1 norm with one "
          "budget for all"),
         (RANDOM, "Against random channels"),
     ):  # fmt: skip
-        own = some[some.method == rival].set_index("seed").score
-        gap = t_interval([float(d) for d in (shape.set_index("seed").score - own).dropna()])
-        told.append(
-            f"{words}: {mean_words(gap, SHARE_OF_IMAGES)} points "
-            f"{range_words(gap, unit=SHARE_OF_IMAGES)}, which is "
-            f"{_CALLED[word(gap.low, gap.high)]}."
-        )
+        told.append(f"{words}: {_equal_shares(df, net, keep, rival)}.")
     said = " ".join(told)
     return Html(f'<p class="survey">{escape(said)}</p>', said)
 
 
+def shares_words(df: Frame, net: str, keeps: Sequence[float]) -> Html:
+    """What equal shares of all layers are worth over one budget by ℓ1 on a net, size by size."""
+    at = "; ".join(f"at {100 * k:g} % {_equal_shares(df, net, k, MAGNITUDE)}" for k in keeps)
+    said = f"Size by size on the {NETS[net]}: {at}."
+    return Html(f'<p class="survey">{escape(said)}</p>', said)
+
+
+def _equal_shares(df: Frame, net: str, keep: float, rival: str) -> str:
+    """One shape with kept weights minus a method, both tuned in full: points, and what they are."""
+    here = df[(df.net == net) & (df.keep == keep) & (df.epochs == FULL)]
+    shape, own = (
+        one.set_index("seed").score for one in (here[here.how == "inherited"],
+                                                here[here.method == rival])
+    )  # fmt: skip
+    gap = t_interval([float(d) for d in (shape - own).dropna()])
+    return (
+        f"{mean_words(gap, SHARE_OF_IMAGES)} points {range_words(gap, unit=SHARE_OF_IMAGES)}, "
+        f"which is {_CALLED[word(gap.low, gap.high)]}"
+    )
+
+
 def straggler_words(df: Frame, net: str, keep: float, epochs: float) -> Html | None:
-    """How much of the spread after a tuning is one method's, that ends more than ten points behind.
+    """How much of the spread after a tuning is of those that end more than ten points behind.
 
     Returns:
         None where no method does, or where a board was not run.
@@ -65,16 +76,20 @@ def straggler_words(df: Frame, net: str, keep: float, epochs: float) -> Html | N
     if before.empty or after.empty:
         return None
     means = 100 * after[[n for n in after if METHODS[n].criterion != RANDOM]].mean()
-    last, behind = str(means.idxmin()), means.median() - means.min()
-    if behind <= FALLEN:
+    behind = (means.median() - means).sort_values(ascending=False)
+    fallen = behind[behind > FALLEN]
+    if fallen.empty:
         return None
-    left = t_interval([
-        study.left_without_the_last(dict(after.loc[s]), dict(before.loc[s])) for s in after.index
-    ])  # fmt: skip
+    alone = len(fallen) == 1
+    without = study.left_without_the_last if alone else study.left_of_standing
+    left = t_interval([without(dict(after.loc[s]), dict(before.loc[s])) for s in after.index])
+    names = _listed([_named(str(name)) for name in fallen.index])
+    points = _listed([f"{x:.0f}" for x in fallen])
     said = (
-        f"Much of it is one method: {label(last)} is {behind:.0f} points behind the median there. "
-        f"Without the last of each replicate {mean_words(left, 'ratio')} of the spread is left, "
-        f"{range_words(left, unit='ratio')}."
+        f"Much of it is {'one method' if alone else 'a few methods'}: {names} "
+        f"{'is' if alone else 'are'} {points} points behind the median there. Without "
+        f"{'the last' if alone else 'those that fell'} in each replicate "
+        f"{mean_words(left, 'ratio')} of the spread is left, {range_words(left, unit='ratio')}."
     )
     return Html(f'<p class="survey">{escape(said)}</p>', said)
 
@@ -146,10 +161,17 @@ def counted_on(df: Frame, net: str, keep: float) -> Html:
     found = leads(df, net, keep, FULL).sort_values("mean", ascending=False)
     n = {w: int((found.word == w).sum()) for w in ("better", "worse", "tie")}
     first = found.head(3)
+    # an interval so wide that it holds zero, with a mean so low: it fell on some replicates only
+    torn = found[(found.word == "tie") & (found["mean"] < -FALLEN)].index
+    apart = (
+        f" (with {_listed(list(map(_named, torn)))}, fallen on some replicates)"
+        if len(torn)
+        else ""
+    )
     low, high = (f"{x:.1f}".replace("-", "−") for x in (first["mean"].min(), first["mean"].max()))
     said = (
         f"On the {NETS[net]}, at {100 * keep:g} % of the MACs, {n['better']} of {len(found)} "
-        f"methods end better than ℓ1, {n['worse']} worse, and {n['tie']} tie. In front are "
+        f"methods end better than ℓ1, {n['worse']} worse, and {n['tie']} tie{apart}. In front are "
         f"{_listed([_named(str(name)) for name in first.index])}, by {low} to "
         f"{high} points."
     )

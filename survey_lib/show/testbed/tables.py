@@ -39,8 +39,8 @@ def widths_table(net: str, keep: float, names: Sequence[str]) -> Html:
     return table(
         pd.DataFrame(rows),
         name=f"widths_{net}",
-        caption=f"Channels left in each layer at {100 * keep:g} % of the MACs. {NETS[net]}, dense "
-        "net 0, cut for this page.",
+        caption=f"Channels left in each layer of the {NETS[net]} at {100 * keep:g} % of the MACs. "
+        "Dense net 0, cut for this page.",
     )
 
 
