@@ -62,7 +62,7 @@ PIECES = (
     Piece("one epoch", "resnet_small", _CHANNELS, (1.0,), (HALF, SMALL), beside=_BESIDE,
           minutes=40),
     Piece("three epochs", "resnet_small", _CHANNELS, (3.0,), (HALF, SMALL), beside=_BESIDE,
-          minutes=90),
+          minutes=95),
     Piece("fresh", "resnet_small", (), (), (HALF, SMALL), beside=("e", "b"), minutes=98),
     Piece("mobilenet at 15 %", "mobilenet_small", _CHANNELS, (0.0, FULL), (SMALL,),
           beside=_BESIDE, minutes=185),
