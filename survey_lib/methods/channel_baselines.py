@@ -7,8 +7,10 @@ One score for each unit of each group, all from one pass or none:
   coupled group over all of them together.
 - ``bn_scale``: :math:`|\gamma|` of the batch norms that carry it, averaged (Liu et al. 2017,
   ``liu2017slimming``), on a net trained without their penalty.
-- ``taylor``: :math:`\frac1N\sum_n |\partial L_n / \partial m|` (Molchanov et al. 2017,
-  ``molchanov2017pruning``).
+- ``taylor``: :math:`\Theta_u = \frac1N\sum_n |\partial L_n / \partial m_u|`, as it comes.
+- ``taylor_normalised``: :math:`\Theta_u / \sqrt{\sum_v \Theta_v^2}`, over the units :math:`v` of
+  the group: the criterion that Molchanov et al. (2017, section 2.2; ``molchanov2017pruning``)
+  propose. They also average over the positions of a map, which cancels here.
 - ``fisher``: :math:`\frac1{2N}\sum_n (\partial L_n / \partial m)^2` (Theis et al. 2018,
   ``theis2018fisher``), summed over coupled layers before squaring.
 
@@ -17,7 +19,7 @@ input of a grouped or depthwise convolution that carries it.
 
 Differs from the papers: they alternate removal and tuning; here all is removed at once.
 
-Cost: one pass over ``examples`` training examples for the last two, then the tuning.
+Cost: one pass over ``examples`` training examples for the last three, then the tuning.
 """
 
 from collections.abc import Iterator
@@ -41,7 +43,9 @@ from survey_lib.tasks.train import History, fit
 
 STEERS = "budget"
 KIND = "channels"
-CRITERIA = ("random", "l1", "l2", "bn_scale", "taylor", "fisher")
+GRADIENTS = ("taylor", "taylor_normalised", "fisher")
+"""Criteria that look at examples."""
+CRITERIA = ("random", "l1", "l2", "bn_scale", *GRADIENTS)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Config:
     """What is scored, and how scores are compared."""
 
     criterion: str = "l1"
-    """One of ``random``, ``l1``, ``l2``, ``bn_scale``, ``taylor``, ``fisher``."""
+    """One of :data:`CRITERIA`."""
     scope: str = "global"
     """``global`` (one ranking) or ``local`` (the same share of each group)."""
     per: str = ""
@@ -57,7 +61,7 @@ class Config:
     round_to: int = 1
     """Kept units of a group are a multiple of it."""
     examples: int = 1000
-    """Training examples that ``taylor`` and ``fisher`` look at."""
+    """Training examples that :data:`GRADIENTS` look at."""
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
@@ -94,6 +98,10 @@ def score(
             return {g.name: bn_scale(model, g) for g in graph.prunable}
         case "taylor":
             return taylor(model, graph, task.loss, data)
+        case "taylor_normalised":
+            raw = taylor(model, graph, task.loss, data)
+            # a group that the loss does not feel at all stays at 0
+            return {name: s / s.norm().clamp_min(1e-30) for name, s in raw.items()}
         case _:
             return fisher(model, graph, task.loss, data)
 
@@ -137,7 +145,7 @@ def compress(
     """
     start = perf_counter()
     passes = -(-min(config.examples, len(task.train)) // task.training.batch)
-    looked = passes if config.criterion in ("taylor", "fisher") else 0
+    looked = passes if config.criterion in GRADIENTS else 0
     example = task.example(1).to(next(model.parameters()).device)
     graph = trace_groups(model, example)
     reach(graph, budget, config)

@@ -152,14 +152,17 @@ METHODS: dict[str, Entry] = {
     "l1": Entry("ℓ1", "channels", "budget", "channel_baselines", "l1"),
     "l2": Entry("ℓ2", "channels", "budget", "channel_baselines", "l2"),
     "bn_scale": Entry("batch-norm scale", "channels", "budget", "channel_baselines", "bn_scale"),
-    "taylor": Entry("Taylor", "channels", "budget", "channel_baselines", "taylor"),
+    "taylor": Entry("raw Taylor", "channels", "budget", "channel_baselines", "taylor"),
+    "taylor_normalised": Entry(
+        "Taylor", "channels", "budget", "channel_baselines", "taylor_normalised"
+    ),
     "fisher": Entry("Fisher", "channels", "budget", "channel_baselines", "fisher"),
     "gradual_random": Entry(
         "gradual random", "channels", "budget", "what_matters_llm.method", "random"
     ),
     "gradual_l2": Entry("gradual ℓ2", "channels", "budget", "what_matters_llm.method", "magnitude"),
     "adaptive_budget": Entry(
-        "adaptive, to a budget", "channels", "budget", "adaptive_activation.budgeted"
+        "adaptive within a budget", "channels", "budget", "adaptive_activation.budgeted"
     ),
     "weight_sum": Entry("weight sum", "channels", "budget", "thinet.variants", "weight_sum"),
     "apoz": Entry("zeros (APoZ)", "channels", "budget", "thinet.variants", "apoz"),

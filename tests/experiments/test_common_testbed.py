@@ -258,6 +258,20 @@ def test_the_median_after_all_epochs_is_held_against_the_winner_after_half_of_th
     assert study.longer_over_better(rows(*lucky)) == pytest.approx((0.07 + 0.06) / 2)
 
 
+def test_one_scale_for_all_layers_is_held_against_magnitude_where_the_raw_score_fell():
+    some = boards_at(6.0, 0.15, (0.80, 0.79, 0.50, 0.77, 0.76, 0.70))
+    some += boards_at(6.0, 0.5, (0.90, 0.89, 0.40, 0.87, 0.86, 0.85), "mobilenet_small")
+    with pytest.raises(MissingArm, match="normalised"):
+        study.normalised_over_magnitude(rows(*some))
+    for net, keep, value in (("resnet_small", 0.15, 0.75), ("mobilenet_small", 0.5, 0.88)):
+        cell = Cell("method", 0, net, "taylor_normalised", keep=keep, epochs=6.0)
+        some.append((cell, {"test_re": value, "val_re": value}))
+    found = [record(c, **n) for c, n in some]
+    assert study.STATISTICS["normalised_over_magnitude"](found) == pytest.approx(0.005)
+    (raw,) = study.INSTEAD["normalised_over_magnitude"].values()
+    assert raw(found) == pytest.approx(-0.36)
+
+
 def test_fresh_weights_and_refusals_stand_on_no_board():
     some = boards_at(6.0, 0.5, (0.9, 0.8, 0.7, 0.6, 0.5, 0.4))
     some.append((Cell("method", 0, method="rethinking", keep=0.5, epochs=6.0), {"test_re": 1.0}))

@@ -48,7 +48,7 @@ def test_a_group_without_batch_norm_is_named(tiny_mlp_task):
                         tuning=None, generator=seeded(0))  # fmt: skip
 
 
-@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
+@pytest.mark.parametrize("criterion", method.GRADIENTS)
 def test_a_channel_that_nobody_reads_goes_first_whatever_its_norm(criterion, tiny_task):
     model = tiny_task.build(seeded(0))
     with torch.no_grad():
@@ -60,6 +60,33 @@ def test_a_channel_that_nobody_reads_goes_first_whatever_its_norm(criterion, tin
     assert int(by_data["features.0"].argmin()) == 3
     assert by_data["features.0"][3] == 0
     assert int(by_norm["features.0"].argmax()) == 3
+
+
+def test_normalised_scores_have_length_one_in_each_group(tiny_task):
+    """By hand in float64: each group's scores have length one."""
+    model = tiny_task.build(seeded(0)).double()
+    graph = trace_groups(model, tiny_task.example(1).double())
+    data = tiny_task.data.train
+    task = replace(tiny_task, data=replace(tiny_task.data, train=replace(data, x=data.x.double())))
+    raw, own = (
+        method.score(model, graph, task, method.Config(name), generator=seeded(0))
+        for name in ("taylor", "taylor_normalised")
+    )
+    for name, scores in raw.items():
+        by_hand = [float(s) / sum(float(t) ** 2 for t in scores) ** 0.5 for s in scores]
+        assert own[name].tolist() == pytest.approx(by_hand, rel=1e-12)
+        assert float(own[name].square().sum()) == pytest.approx(1)
+
+
+def test_a_group_that_nobody_reads_has_no_normalised_score(tiny_task):
+    model = tiny_task.build(seeded(0))
+    with torch.no_grad():
+        model.features[3].weight.zero_()
+    graph = trace_groups(model, tiny_task.example(1))
+    found = method.score(
+        model, graph, tiny_task, method.Config("taylor_normalised"), generator=seeded(0)
+    )
+    assert found["features.0"].tolist() == [0.0] * len(found["features.0"])
 
 
 def test_the_data_is_seen_once_and_in_order(tiny_task):
@@ -78,7 +105,7 @@ def test_the_budget_is_met_and_the_passes_are_counted(criterion, tiny_task):
     graph = trace_groups(model, tiny_task.example(1))
     small = trace_groups(result.model, tiny_task.example(1))
     assert Costs(small, "macs").dense <= 0.5 * Costs(graph, "macs").dense
-    assert result.backward_passes == (2 if criterion in ("taylor", "fisher") else 0)
+    assert result.backward_passes == (2 if criterion in method.GRADIENTS else 0)
 
 
 def test_out_of_reach_and_unknown(tiny_task):

@@ -113,7 +113,7 @@ def test_methods_that_fell_stand_at_the_edge_as_numbers():
     (ax,) = fig.axes
     (far,) = ax.texts
     assert far.get_text() == "← −40"
-    assert ax.get_yticklabels()[far.get_position()[1]].get_text() == "Taylor"
+    assert ax.get_yticklabels()[far.get_position()[1]].get_text() == "raw Taylor"
     assert ax.get_xlim()[0] > -5
     assert data["mean"]["taylor"] == pytest.approx(-40)
 

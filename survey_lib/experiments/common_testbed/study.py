@@ -217,6 +217,14 @@ def _gain(rows: Rows, net: str, keep: float) -> float:
     return found[picked(rows, net, FULL, keep)] - found[MAGNITUDE]
 
 
+def normalised_over_magnitude(rows: Rows) -> float:
+    """Taylor on one scale for all layers minus ℓ1, after full tuning, where raw Taylor fell."""
+    boards = [board(rows, R, FULL, SMALL), board(rows, M, FULL, HALF)]
+    if not all("taylor_normalised" in b for b in boards):
+        raise MissingArm("normalised Taylor has not been run")
+    return mean(b["taylor_normalised"] - b[MAGNITUDE] for b in boards)
+
+
 def _shape(rows: Rows, how: str, **more: Any) -> float:
     epochs = {"epochs": float(RECIPES[R].epochs)} | more
     return rows.one(arm="shape", net=R, keep=SMALL, how=how, **epochs)["test_re"]
@@ -318,7 +326,7 @@ STATISTICS = statistics(
     spread_left_after_one, order_after_one, order_of_nets, order_of_nets_untuned, spread_left_vgg,
     spread_left_depthwise, winner_gain_depthwise, shares_over_budget, weights_over_random,
     gradual_over_at_once, weights_over_channels, int8_over_pruned, spread_left_after_three,
-    order_after_three, longer_over_better, free=FREE,
+    order_after_three, longer_over_better, normalised_over_magnitude, free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
@@ -330,6 +338,7 @@ WAITS = {
         "spread_left_depthwise",
         "winner_gain_depthwise",
         "shares_over_budget",
+        "normalised_over_magnitude",
     ),
     "vgg": ("spread_left_vgg",),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
@@ -383,6 +392,12 @@ INSTEAD = instead(
         "order_of_nets": {
             "without those that fell": lambda r: agreement_of_standing(
                 board(r, R, FULL, SMALL), board(r, M, FULL, SMALL)
+            ),
+        },
+        "normalised_over_magnitude": {
+            "the raw score": lambda r: mean(
+                board(r, net, FULL, keep)["taylor"] - board(r, net, FULL, keep)[MAGNITUDE]
+                for net, keep in ((R, SMALL), (M, HALF))
             ),
         },
         "fresh_over_winner": {
