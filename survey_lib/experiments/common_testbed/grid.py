@@ -178,7 +178,7 @@ TRIES: dict[str, int] = {
     "resnet_small channels 1 at 0.5": 4,
     "resnet_small channels 1 at 0.15": 5,
     "mobilenet_small channels 6 at 0.15": 5,
-    "mobilenet_small channels 6 at 0.5": 4,
+    "mobilenet_small channels 6 at 0.5": 5,
     "resnet_small channels 3 at 0.15": 4,
     "resnet_small channels 3 at 0.5": 4,
 }
@@ -203,6 +203,7 @@ FIRST: dict[str, int] = {
     "resnet_small bn_scale 3 at 0.15": 3,
     "resnet_small adaptive_budget 3 at 0.5": 3,
     "resnet_small apoz 3 at 0.15": 3,
+    "mobilenet_small taylor_normalised 6 at 0.5": 3,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
