@@ -229,6 +229,13 @@ def test_an_order_can_be_told_without_those_that_fell():
     some = boards_at(6.0, 0.5, (0.80, 0.10, 0.82, 0.83, 0.84, 0.85))
     some += boards_at(6.0, 0.15, (0.80, 0.10, 0.73, 0.72, 0.71, 0.70))
     (instead,) = study.INSTEAD["order_of_sizes"].values()
+    for name, length in (("order_after_one", 1.0), ("order_after_three", 3.0)):
+        early = boards_at(length, 0.15, (0.80, 0.10, 0.82, 0.83, 0.84, 0.85))
+        (other,) = study.INSTEAD[name].values()
+        found = [record(cell, **numbers) for cell, numbers in (*early, *boards_at(
+            6.0, 0.15, (0.80, 0.10, 0.73, 0.72, 0.71, 0.70)))]  # fmt: skip
+        assert study.STATISTICS[name](found) == pytest.approx(-1 / 7)
+        assert other(found) == pytest.approx(-1)
     # ranks 2 1 3 4 5 6 against 6 1 5 4 3 2; without the one that fell the orders are opposite
     assert study.order_of_sizes(rows(*some)) == pytest.approx(-1 / 7)
     assert instead([record(cell, **found) for cell, found in some]) == pytest.approx(-1)

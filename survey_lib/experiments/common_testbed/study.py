@@ -389,6 +389,16 @@ INSTEAD = instead(
                 board(r, R, FULL, HALF), board(r, R, FULL, SMALL)
             ),
         },
+        "order_after_one": {
+            "without those that fell": lambda r: agreement_of_standing(
+                board(r, R, 1.0, SMALL), board(r, R, FULL, SMALL)
+            ),
+        },
+        "order_after_three": {
+            "without those that fell": lambda r: agreement_of_standing(
+                board(r, R, THREE, SMALL), board(r, R, FULL, SMALL)
+            ),
+        },
         "order_of_nets": {
             "without those that fell": lambda r: agreement_of_standing(
                 board(r, R, FULL, SMALL), board(r, M, FULL, SMALL)
