@@ -91,6 +91,8 @@ RUN = (
     "at 30 %",
     "at 70 %",
     "adapters",
+    "neurons",
+    "bits",
 )
 """Names of the pieces that rates and study hold so far."""
 RATED: tuple[str, ...] = ()
