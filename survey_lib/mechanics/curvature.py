@@ -11,7 +11,7 @@ mean over examples. Since :math:`\partial \log p_{nj} / \partial z_n = e_j - p_n
 one backward pass that starts from :math:`\sqrt{p_{nj}}\,(e_j - p_n)`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -112,9 +112,15 @@ def _layer(model: nn.Module, name: str) -> nn.Module:
     if kind != "weight" or not plain:
         raise ValueError(
             f"ggn_diagonal: {name} is not the weight of a linear or zero-padded 2-D convolution "
-            "layer; leave it out"
+            "layer; leave it out, or take a score without curvature"
         )
     return module
+
+
+def check_layers(model: nn.Module, weights: Iterable[str]) -> None:
+    """Raise ValueError for a name that :func:`ggn_diagonal` cannot take; nothing is computed."""
+    for name in weights:
+        _layer(model, name)
 
 
 @contextmanager

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from survey_lib.mechanics.budget import Budget
-from survey_lib.mechanics.curvature import all_free, ggn_diagonal
+from survey_lib.mechanics.curvature import all_free, check_layers, ggn_diagonal
+from survey_lib.mechanics.groups import ChannelGraph
 from survey_lib.mechanics.masks import (
     MaskedWeights,
     final_sparsity,
@@ -48,6 +49,7 @@ STEERS = "budget"
 KIND = "weights"
 
 CRITERIA = ("MP", "OBD", "LM", "QM")
+CURVED = ("OBD", "QM")
 SCHEDULES = ("geometric", "linear")
 BATCH = 250
 """Images in a pass; changes nothing but the memory it takes."""
@@ -77,6 +79,13 @@ class Config:
             raise ValueError(f"need pi ≥ 1, lam ≥ 0 and examples ≥ 1, got {self}")
 
 
+def check(model: nn.Module, graph: ChannelGraph | None, task: Task, config: Config) -> None:
+    """Raise ValueError for weights that have no curvature here, as an embedding's."""
+    del graph, task
+    if config.criterion in CURVED:
+        check_layers(model, prunable_weights(model, spare_first_conv=False))
+
+
 def sparsity_at(i: int, pi: int, kappa: float, schedule: str = "geometric") -> float:
     r""":math:`\kappa_i`, the share of all weights that is gone after step i of π.
 
@@ -99,10 +108,8 @@ def modelled_change(criterion: str, theta: Tensor, g: Tensor, curvature: Tensor 
     LM :math:`-g_k\theta_k`, OBD :math:`\frac12 G_{kk}\theta_k^2` (it takes the net to stand at a
     minimum, where g is zero), QM both. MP has no model: zeros.
     """
-    change = torch.zeros_like(theta)
-    if criterion in ("LM", "QM"):
-        change = change - g * theta
-    if criterion in ("OBD", "QM"):
+    change = -g * theta if criterion in ("LM", "QM") else torch.zeros_like(theta)
+    if criterion in CURVED:
         change = change + 0.5 * curvature * theta**2
     return change
 
@@ -155,7 +162,7 @@ def prune(
     loss, g = loss_and_gradient(model, task, images, weights)
     path = {"sparsity": [0.0], "loss": [loss], "predicted": [loss]}
     for i in range(1, config.pi + 1):
-        curved = config.criterion in ("OBD", "QM")
+        curved = config.criterion in CURVED
         with all_free(weights):
             curvature = ggn_diagonal(model, images.x, weights, batch=BATCH) if curved else {}
         kappa_i = sparsity_at(i, config.pi, kappa, config.schedule)
@@ -182,13 +189,9 @@ def _alive(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor
 
 
 def tune(
-    model: nn.Module,
-    masks: Mapping[str, Tensor],
-    task: Task,
-    recipe: Training,
-    *,
+    model: nn.Module, masks: Mapping[str, Tensor], task: Task, recipe: Training, *,
     generator: torch.Generator,
-) -> History:
+) -> History:  # fmt: skip
     """Train ``model`` in place, masked weights held at zero."""
     masked = MaskedWeights(prunable_weights(model, spare_first_conv=False), readmit=False)
     masked.set(dict(masks))
@@ -204,14 +207,9 @@ def saliency_images(task: Task, examples: int, generator: torch.Generator) -> tu
 
 
 def compress(
-    model: nn.Module,
-    task: Task,
-    budget: Budget,
-    config: Config = Config(),
-    *,
-    tuning: Training | None,
-    generator: torch.Generator,
-) -> Compressed:
+    model: nn.Module, task: Task, budget: Budget, config: Config = Config(), *,
+    tuning: Training | None, generator: torch.Generator,
+) -> Compressed:  # fmt: skip
     """Prune a copy of a trained ``model`` to the budget, then tune it.
 
     Args:
@@ -224,7 +222,9 @@ def compress(
 
     Raises:
         BudgetNotMet: biases and normalisation alone exceed the budget.
+        ValueError: a weight has no curvature here, see :func:`check`.
     """
+    check(model, None, task, config)
     start = perf_counter()
     model = copy.deepcopy(model)
     weights = prunable_weights(model, spare_first_conv=False)
@@ -232,7 +232,7 @@ def compress(
     images, _ = saliency_images(task, config.examples, generator)
     masks, path = prune(model, task, images, kappa, config)
     batches = -(-len(images) // BATCH)
-    curved = config.pi if config.criterion in ("OBD", "QM") else 0
+    curved = config.pi if config.criterion in CURVED else 0
     spent = History()
     if tuning:
         spent = tune(model, masks, task, tuning, generator=generator)

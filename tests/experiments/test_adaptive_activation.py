@@ -43,6 +43,7 @@ def found():
         (study.tuned("fixed", 0), {"test": 0.880}),
         (study.tuned("l1", 0), {"test": 0.874}),
         (study.tuned("taylor", 0), {"test": 0.890}),
+        (study.tuned("taylor_normalised", 0), {"test": 0.879}),
         (study.tuned("random", 0), {"test": 0.864}),
         (study.tuned("scratch", 0), {"test": 0.881}),
         (
@@ -78,6 +79,7 @@ def test_leads_are_over_rivals_of_the_main_limit(found):
     assert study.over_fixed(found) == pytest.approx(0.004)
     assert study.over_l1(found) == pytest.approx(0.010)
     assert study.over_taylor(found) == pytest.approx(-0.006)
+    assert study.over_taylor_normalised(found) == pytest.approx(0.005)
     assert study.over_random(found) == pytest.approx(0.020)
     assert study.over_scratch(found) == pytest.approx(0.003)
     assert study.activation_over_random(found) == pytest.approx(0.1)
@@ -178,7 +180,7 @@ def test_a_size_policy_meets_its_size(small):
 
 def test_choices_take_as_many_of_each_layer(small, tiny_task):
     _, found = small("choice")
-    assert [len(found[arm]) for arm in cells.SCORED] == [3] * 4
+    assert [len(found[arm]) for arm in cells.CHOSEN] == [3] * 4
     gone = [56 - sum({"features.0": 8, "features.3": 16, "features.6": 32, **left}.values())
             for left in found["left"]]  # fmt: skip
     assert gone == sorted(gone)

@@ -18,7 +18,7 @@ from survey_lib.methods.adaptive_activation import budgeted, method, rounds, sco
 from survey_lib.methods.adaptive_activation import training as rewinding
 from survey_lib.methods.adaptive_activation.controller import Controller
 from survey_lib.tasks.dense import seeded
-from survey_lib.tasks.task import Training
+from survey_lib.tasks.task import Training, load_task
 from survey_lib.tasks.train import fit, learning_rate, total_steps
 from tests.conftest import in_double
 from tests.oracles import adaptive_activation as twin
@@ -454,3 +454,15 @@ def test_points_of_accuracy_need_a_task_that_has_them(tiny_task):
     net = tiny_task.build(seeded(0))
     with pytest.raises(ValueError, match="policy accuracy needs a task that is measured by acc"):
         method.compress(net, other, None, tuning=None, generator=seeded(0))
+
+
+def test_the_last_head_of_an_attention_keeps_its_width():
+    # with one head left, its columns would be a group of their own, which the dense net has not
+    task = load_task("char_gpt", width=0.25)
+    net = task.build(seeded(0))
+    budget = Budget("macs", 0.2)
+    found = budgeted.compress(net, task, budget, tuning=None, generator=seeded(0))
+    attention = found.model.blocks[0].attention
+    head = net.blocks[0].attention.value.out_features // net.blocks[0].attention.heads
+    assert len(found.recipe["blocks.0.attention.query"]) == 1
+    assert attention.value.out_features == attention.query.out_features == head

@@ -13,6 +13,7 @@ from survey_lib.methods import baselines
 from survey_lib.methods import loss_modelling as method
 from survey_lib.tasks.data import Split
 from survey_lib.tasks.dense import seeded
+from survey_lib.tasks.task import load_task
 from survey_lib.tasks.train import evaluate, fit
 from tests.oracles import loss_models as oracle
 
@@ -455,3 +456,16 @@ def test_budgets_out_of_reach_or_of_another_metric_are_refused():
     with pytest.raises(ValueError, match="nonzeros"):
         final_sparsity(net, weights, Budget("macs", 0.5))
     assert final_sparsity(net, weights, Budget("nonzeros", 0.5)) == pytest.approx(6 / 9)
+
+
+def test_an_embedding_has_no_curvature_and_is_refused_before_anything_is_pruned():
+    task = load_task("char_gpt", width=0.25)
+    net = task.build(seeded(0))
+    for config, refused in ((method.Config("OBD"), True), (method.Config("MP"), False)):
+        if refused:
+            with pytest.raises(ValueError, match=r"tokens\.weight .* a score without curvature"):
+                method.check(net, None, task, config)
+        else:
+            method.check(net, None, task, config)
+    with pytest.raises(ValueError, match="without curvature"):
+        method.compress(net, task, Budget("nonzeros", 0.5), tuning=None, generator=seeded(0))

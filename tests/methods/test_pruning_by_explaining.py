@@ -22,7 +22,7 @@ from survey_lib.methods.pruning_by_explaining import choice, criteria, method
 from survey_lib.tasks.data import Split
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.models import build_model
-from survey_lib.tasks.task import Task
+from survey_lib.tasks.task import Task, load_task
 from tests.conftest import in_double
 from tests.mechanics.relevance_nets import lively
 from tests.oracles import relevance as twin
@@ -380,3 +380,10 @@ def test_what_a_round_found_cannot_be_changed():
     stop = method.Stop(nn.Identity(), {}, {})
     with pytest.raises(FrozenInstanceError):
         stop.recipe = {"a": [0]}
+
+
+def test_a_task_without_classes_is_refused_in_one_sentence():
+    task = load_task("char_gpt", width=0.25)
+    net = task.build(seeded(0))
+    with pytest.raises(ValueError, match=r"the class of an input, and .*char_gpt has none"):
+        method.compress(net, task, Budget("macs", 0.5), tuning=None, generator=seeded(0))

@@ -43,8 +43,14 @@ WIDTH, EXAMPLES, BATCH, EPOCHS = 0.5, 4000, 64, 6.0
 """The net of 16-32-64 filters, the training images, images a step, and T."""
 K = 1 / 6
 """The rewinding point, one epoch of six."""
-SCORED = {"fixed": "global", "l1": "local", "taylor": "global", "random": "local"}
-"""Rivals that cut once → whether one ranking goes over all layers, or each gives the same share."""
+SCORED = {
+    "fixed": "global", "l1": "local", "taylor": "global", "taylor_normalised": "global",
+    "random": "local",
+}  # fmt: skip
+"""Rivals that cut once → whether one ranking goes over all layers, or each gives the same share.
+``taylor`` is the raw score, ``taylor_normalised`` divides it by its norm in each layer."""
+CHOSEN = tuple(name for name in SCORED if name != "taylor_normalised")
+"""Criteria whose order inside a layer differs; a norm of the layer turns no such order."""
 CHOICE_SHARES = (0.1, 0.3, 0.5)
 """Of the units, where choices are compared before any training."""
 
@@ -242,15 +248,15 @@ def choice(context: Context) -> dict[str, Any]:
     task, generator = task_of(cell), context.generator()
     net = start_of(context, task).net
     graph = trace_groups(net, task.example(1))
-    found = {arm: scored(arm, net, graph, task, cell.images, generator) for arm in SCORED}
+    found = {arm: scored(arm, net, graph, task, cell.images, generator) for arm in CHOSEN}
     at = {name: s.numpy() for name, s in found["fixed"].items()}
-    numbers: dict[str, Any] = {arm: [] for arm in SCORED}
+    numbers: dict[str, Any] = {arm: [] for arm in CHOSEN}
     numbers["left"] = []
     for share in CHOICE_SHARES:
         keep = scores.above(graph, at, scores.first_step(at, share))
         left = {name: len(units) for name, units in keep.items()}
         numbers["left"].append(left)
-        for arm in SCORED:
+        for arm in CHOSEN:
             small = apply_recipe(net, graph, highest(found[arm], left)).eval()
             numbers[arm].append(both(small, task))
     return numbers

@@ -29,13 +29,16 @@ EXPLORED_LIMITS, EXPLORED_KEEPS = (0.0, 1.0, 2.0, 3.0), (0.7, 0.5, 0.3)
 EXPLORED_STEPS = (0.05, 0.1, 0.2)
 """The explorer's limits and shares that its first threshold takes."""
 RIVALS = tuple(SCORED)
+FOUR = tuple(name for name in RIVALS if name != "taylor_normalised")
+"""The cuts that the claim on the strongest one was declared on."""
 LENGTHS = ("all", "round")
 """A rival's training: the steps of all rounds, or those of one."""
 
 RATES = {
     "dense": 0.05, "fixed": 0.5, "l1": 0.2, "taylor": 0.5, "random": 0.002, "scratch": 0.2,
+    "taylor_normalised": 0.2,
     "fixed, one round": 0.03, "l1, one round": 0.08,
-    "taylor, one round": 0.08, "random, one round": 0.2,
+    "taylor, one round": 0.08, "taylor_normalised, one round": 0.08, "random, one round": 0.2,
 }  # fmt: skip
 """Each the best mean on validation of those tried. The rounds of the method repeat the dense net's
 schedule, so that they have its rate."""
@@ -43,6 +46,7 @@ _RIVAL = (0.0005, 0.002, 0.005, 0.0125, 0.03, 0.08, 0.2, 0.5, 1.2)
 TRIED = {
     "dense": (0.003125, 0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8),
     "fixed": _RIVAL, "l1": _RIVAL, "taylor": _RIVAL, "random": _RIVAL,
+    "taylor_normalised": _RIVAL,
     "scratch": (0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
 }  # fmt: skip
 REPLICATES = (900, 901, 902)
@@ -208,8 +212,13 @@ def over_l1(rows: Rows) -> float:
 
 
 def over_taylor(rows: Rows) -> float:
-    """Equal size and cost: adaptive rounds minus one cut by Taylor."""
+    """Equal size and cost: adaptive rounds minus one cut by Taylor's raw score."""
     return _over(rows, "taylor")
+
+
+def over_taylor_normalised(rows: Rows) -> float:
+    """Equal size and cost: adaptive rounds minus one cut by Taylor on one scale for all layers."""
+    return _over(rows, "taylor_normalised")
 
 
 def over_random(rows: Rows) -> float:
@@ -219,7 +228,11 @@ def over_random(rows: Rows) -> float:
 
 def over_strongest(rows: Rows) -> float:
     """Equal size: adaptive rounds minus the cut and length of training best on validation."""
-    rivals = [rows.one(arm=a, target=MAIN, length=how) for a in RIVALS for how in LENGTHS]
+    return _over_strongest(rows, FOUR)
+
+
+def _over_strongest(rows: Rows, cuts: Sequence[str]) -> float:
+    rivals = [rows.one(arm=a, target=MAIN, length=how) for a in cuts for how in LENGTHS]
     return _run(rows, MAIN)["test"] - max(rivals, key=lambda n: n["val"])["test"]
 
 
@@ -236,7 +249,8 @@ def weights_over_rate(rows: Rows) -> float:
 STATISTICS = statistics(
     Cell, limits_broken, overshoot_on_test, removed_for_nothing, smallest_size_step, memory_gain,
     activation_over_random, over_fixed, over_l1, over_taylor, over_random,
-    over_strongest, over_scratch,    weights_over_rate, free=("lr", "dense_lr"),
+    over_taylor_normalised, over_strongest, over_scratch, weights_over_rate,
+    free=("lr", "dense_lr"),
 )  # fmt: skip
 INSTEAD = instead(
     Cell,
@@ -245,6 +259,11 @@ INSTEAD = instead(
             "the rival trained for one round": lambda r, rival=rival: _over(r, rival, "round"),
         }
         for rival in RIVALS
+    }
+    | {
+        "over_strongest": {
+            "Taylor on one scale among the cuts": lambda r: _over_strongest(r, RIVALS),
+        },
     },
     free=("lr", "dense_lr"),
 )

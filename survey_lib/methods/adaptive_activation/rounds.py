@@ -1,7 +1,7 @@
 """Algorithm 1: rounds of pruning, rewinding, training and judging."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -87,8 +87,13 @@ def rounds(
     costs, sized = Costs(graph, config.metric), budget is not None
     limit = config.target if budget is None else 100 * (1 - budget.keep) + 1e-9
 
+    whole = {g.name: list(range(g.size)) for g in graph.prunable}
+
     def scored(net: nn.Module) -> tuple[ChannelGraph, dict[str, np.ndarray]]:
         now = trace_groups(net, example)
+        # the width of an attention's last head is a group of its own in the cut net alone: it stays
+        old = tuple(g for g in now.groups if g.protected or g.name in whole)
+        now = replace(now, groups=old)
         s = scores.attention(net, now, images, config.p, config.attention)
         if not all(torch.isfinite(each).all() for each in s.values()):
             raise FloatingPointError(
@@ -96,7 +101,6 @@ def rounds(
             )
         return now, scores.fall_at(s, now, config.metric)
 
-    whole = {g.name: list(range(g.size)) for g in graph.prunable}
     dense = Round(0, 0, 0.0, 0.0, start.net, whole, 1.0, accuracy(start.net, task))
     kept, seen = {0: dense}, {0: scored(start.net)}
     broken: dict[tuple, float] = {}

@@ -117,6 +117,16 @@ def reference(task: Task, images: int, generator: torch.Generator) -> Split:
     return Split(task.train.x[rows], y[rows])
 
 
+def check(model: nn.Module, graph: ChannelGraph, task: Task, config: Config) -> None:
+    """Raise ValueError for a task without classes; nothing is trained."""
+    del model, graph, config
+    if task.metric != "accuracy":
+        raise ValueError(
+            "pruning_by_explaining: relevance starts at the class of an input, and "
+            f"{task.name} has none; take another method"
+        )
+
+
 def rules_of(config: Config, x: Tensor) -> Rules:
     """Which rule where; the box is the range of the reference images."""
     alpha_beta = AlphaBeta(config.alpha, config.alpha - 1)
@@ -197,9 +207,11 @@ def compress(
     Raises:
         BudgetNotMet: the budget is out of reach without emptying a layer.
         RelevanceError: the net has an operator that hands relevance back by no known rule.
+        ValueError: the task has no classes.
     """
     began = perf_counter()
     graph = trace_groups(model, task.example(1).to(next(model.parameters()).device))
+    check(model, graph, task, config)
     least = least_units(graph)
     costs = check_reach(graph, budget, least, "pruning_by_explaining")
     target = budget.allowed(costs.dense)
