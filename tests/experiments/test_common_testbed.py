@@ -1,5 +1,6 @@
 """What is particular to the common testbed; the contract of all is in test_contract.py."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -97,8 +98,14 @@ def test_each_piece_asks_for_its_cells_and_no_cell_is_asked_for_otherwise():
         for keep in piece.sizes:
             for length in piece.lengths:
                 names = {c["method"] for c in mine if (c["keep"], c["epochs"]) == (keep, length)}
-                wanted = {n for n in grid.methods(piece) if METHODS[n].steers == "budget"}
-                assert wanted <= names, piece.name
+                kinds = [grid.able(piece.net, kind, "budget", keep) for kind in piece.kinds]
+                assert set(itertools.chain(*kinds)) <= names, piece.name
+
+
+def test_a_method_takes_part_at_the_sizes_that_it_can_reach():
+    piece = next(p for p in grid.PIECES if p.name == "neurons")
+    assert grid.points(piece, "l1") == [{"keep": 0.5}, {"keep": 0.2}]
+    assert grid.points(piece, "what_matters_llm") == [{"keep": 0.5}]  # neurons, and no heads
 
 
 def test_roles_of_a_comparison_try_equally_many_and_each_has_its_own():

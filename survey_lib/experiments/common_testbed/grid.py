@@ -131,21 +131,22 @@ def able(net: str, kind: str, steers: str, least: float = SMALL) -> tuple[str, .
 
 
 def methods(piece: Piece) -> list[str]:
-    """Who takes part in a piece."""
+    """Who takes part in a piece, at one of its sizes at least."""
     ways = [("budget", piece.sizes), ("outcome", piece.knobs)]
     return [
         name
         for kind in piece.kinds
         for steers, points in ways
         if points
-        for name in able(piece.net, kind, steers, min(piece.sizes, default=SMALL))
+        for name in able(piece.net, kind, steers, max(piece.sizes, default=SMALL))
     ]
 
 
 def points(piece: Piece, name: str) -> list[dict[str, Any]]:
-    """The sizes or settings at which a method is run in a piece."""
-    if METHODS[name].steers == "budget":
-        return [{"keep": keep} for keep in piece.sizes]
+    """The sizes within its reach, or the settings, at which a method is run in a piece."""
+    kind, steers = METHODS[name].kind, METHODS[name].steers
+    if steers == "budget":
+        return [{"keep": k} for k in piece.sizes if name in able(piece.net, kind, steers, k)]
     return [{"knob": knob} for knob in piece.knobs]
 
 
@@ -160,8 +161,8 @@ TUNED: dict[tuple[str, str], tuple[float, ...]] = {
     ("resnet_small", "adapters"): (HALF, SMALL),
     ("mobilenet_small", "channels"): (HALF, SMALL),
     ("vgg_small", "channels"): (HALF,),
-    ("char_gpt", "channels"): (0.2,),
-    ("char_gpt", "weights"): (0.2,),
+    ("char_gpt", "channels"): (HALF, 0.2),
+    ("char_gpt", "weights"): (HALF, 0.2),
 }
 """Net and kind → the sizes at which rates are chosen. A net of another size takes the rate of the
 nearest of them by ratio, of the smaller where two are as near."""
