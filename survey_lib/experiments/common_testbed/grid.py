@@ -184,6 +184,10 @@ TRIES: dict[str, int] = {
     "mobilenet_small channels 6 at 0.5": 5,
     "resnet_small channels 3 at 0.15": 4,
     "resnet_small channels 3 at 0.5": 4,
+    "char_gpt channels 0.25 at 0.5": 4,
+    "char_gpt channels 0.25 at 0.2": 4,
+    "char_gpt weights 0.25 at 0.5": 4,
+    "char_gpt weights 0.25 at 0.2": 5,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
@@ -207,6 +211,8 @@ FIRST: dict[str, int] = {
     "resnet_small adaptive_budget 3 at 0.5": 3,
     "resnet_small apoz 3 at 0.15": 3,
     "mobilenet_small taylor_normalised 6 at 0.5": 3,
+    "char_gpt group_fisher 0.25 at 0.5": 3,
+    "char_gpt to_prune_or_not 0.25 at 0.5": 3,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
