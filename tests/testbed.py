@@ -24,10 +24,9 @@ def numbers(cell):
     loss = 1.5 + lost
     best = abs(cell.lr - grid.rate(cell.net, 5)) if cell.lr else 0
     text = cell.net == "char_gpt"
-    found = {"val" if text else "val_re": loss if text else score - 0.01 * best}
     if cell.brief:
-        return found
-    found |= {"val": loss if text else score - 0.02, "val_loss": loss, "loss": loss}
+        return {"val": loss, "val_loss": loss} if text else {"val_re": score - 0.01 * best}
+    found = {"val": loss if text else score - 0.02, "val_loss": loss, "loss": loss}
     found |= {"test": loss if text else score - 0.05 / (1 + cell.epochs)}
     if not text:
         found |= {"val_re": score + 0.002, "test_re": score}

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from survey_lib.evidence.protocol import MissingArm, Rows, tune_grid
+from survey_lib.evidence.reading import from_line
 from survey_lib.evidence.reading import study as recorded
+from survey_lib.evidence.records import to_line
 from survey_lib.experiments import runner
 from survey_lib.experiments.common_testbed import cells, grid, study
 from survey_lib.experiments.common_testbed.cells import Cell
@@ -104,8 +106,8 @@ def test_each_piece_asks_for_its_cells_and_no_cell_is_asked_for_otherwise():
 
 def test_a_method_takes_part_at_the_sizes_that_it_can_reach():
     piece = next(p for p in grid.PIECES if p.name == "neurons")
-    assert grid.points(piece, "l1") == [{"keep": 0.5}, {"keep": 0.2}]
-    assert grid.points(piece, "what_matters_llm") == [{"keep": 0.5}]  # neurons, and no heads
+    assert grid.points(piece, "l1") == [{"keep": keep} for keep in piece.sizes]
+    assert {0.5} <= {p["keep"] for p in grid.points(piece, "what_matters_llm")} < {*piece.sizes}
 
 
 def test_roles_of_a_comparison_try_equally_many_and_each_has_its_own():
@@ -400,6 +402,15 @@ def test_to_choose_a_rate_only_validation_is_measured(short):
     whole, brief = short(cell), short(replace(cell, brief=True))
     assert brief["val_re"] == whole["val_re"]
     assert not {"test", "test_re", "net_ms"} & set(brief)
+
+
+def test_a_language_models_rate_is_chosen_by_a_loss_that_can_be_read_back():
+    cell = Cell("method", 0, "char_gpt", "l1", keep=0.5, epochs=0.25, lr=0.01, brief=True)
+    task = load_task("char_gpt", width=0.25)
+    found = cells.measured(cell, task, task.build(seeded(0)).eval())
+    assert found["val"] > 1  # nats, no share
+    assert from_line(to_line(record(cell, **found)), "here").numbers == found
+    assert grid._role(cell).score in found
 
 
 def test_a_knob_is_turned_in_its_defaults():

@@ -57,6 +57,34 @@ def dense():
                    nonzeros=40) for s in range(3)]  # fmt: skip
 
 
+def test_each_method_stands_beside_int8_at_its_best_size_that_fits():
+    def text(method, seed, size, test, **more):
+        cell = Cell("method" if method else "dense", seed, frames.TEXT, method, **more)
+        return record(cell, val=test - 0.1, test=test, bytes=size)
+
+    records = []
+    for seed, luck in enumerate((0.0, 0.02)):
+        tuned = {"epochs": 0.25, "lr": 0.01}
+        records += [
+            text("", seed, 400, 1.5 + luck),
+            text("llm_int8", seed, 120, 1.51 + luck, knob=1.0),
+            text("l1", seed, 200, 1.52 + luck, keep=0.5, **tuned),  # too large
+            text("l1", seed, 110, 1.61 + luck, keep=0.35, **tuned),
+            text("l1", seed, 60, 1.71 + luck, keep=0.2, **tuned),
+            text("magnitude", seed, 120, 1.63 + luck, keep=0.3, **tuned),
+            text("magnitude", seed, 100, 1.60 + 2 * luck, keep=0.2, **tuned),
+            text("random", seed, 130, 1.55 + luck, keep=0.35, **tuned),  # a little too large
+        ]
+    found = frames.within_int8(frames.nets(records)).set_index("method")
+    assert dict(found.keep) == {"l1": 0.35, "magnitude": 0.2}
+    assert dict(found.share) == pytest.approx({"l1": 110 / 400, "magnitude": 0.25})
+    assert dict(found["mean"]) == pytest.approx({"l1": 1.62, "magnitude": 1.62})
+    assert dict(found.gap) == pytest.approx({"l1": 0.1, "magnitude": 0.1})  # pairs, not means
+    assert found.gap_high["l1"] == pytest.approx(0.1)
+    assert found.gap_high["magnitude"] > 0.15
+    assert frames.within_int8(frames.nets(records[:1])).empty
+
+
 def test_a_lead_is_paired_and_a_tie_is_said_as_one():
     records = [*dense(), *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
                *pair("fisher", 0.5, 6.0, 0.81, 0.7101, 0.6099),
@@ -235,7 +263,7 @@ def test_a_method_that_joined_after_the_runs_is_named():
     known = made_up()
     fewer = [r for r in known if r.config["method"] != "taylor"]
     assert frames.to_come(fewer) == ["taylor"]
-    assert "still to be run: Taylor." in tables.pieces_table(fewer).html
+    assert "still to be run: raw Taylor." in tables.pieces_table(fewer).html
     assert "Joined since" not in tables.pieces_table(known).html
 
 
@@ -501,7 +529,7 @@ def test_orders_of_two_nets_are_told_without_the_methods_that_fell():
     said = sentences.fallen_words(df, (NET, "mobilenet_small"), 0.15)
     assert said is not None
     assert said.text.startswith("ℓ2 ends more than 10 points below the median on both nets; ")
-    assert "on one of them Taylor and random do" in said.text
+    assert "on one of them random and raw Taylor do" in said.text
     # ℓ1, Fisher, APoZ, bn_scale, ThiNet: ranks 1 2 3 4 5 here and 1 5 4 3 2 there
     assert "a rank correlation of 0," in said.text.replace("0.00", "0")
     assert sentences.fallen_words(df, (NET, "vgg_small"), 0.15) is None  # not run

@@ -56,6 +56,8 @@ class Piece:
 
 _CHANNELS = ("channels",)
 _BESIDE = ("longer", "inherited")
+_NEURONS = (HALF, 0.35, 0.275, 0.2)
+"""Two between the ends leave channels and weights just within the bytes of a net of eight bits."""
 PIECES = (
     Piece("resnet", "resnet_small", _CHANNELS, (0.0, FULL), (HALF, SMALL), beside=_BESIDE,
           minutes=210),
@@ -75,7 +77,7 @@ PIECES = (
     Piece("at 70 %", "resnet_small", _CHANNELS, (0.0, FULL), (0.7,), beside=_BESIDE, minutes=50),
     Piece("adapters", "resnet_small", ("adapters",), (0.0, FULL), (HALF, SMALL), minutes=9),
     Piece("outcome", "resnet_small", ("channels", "weights"), (FULL,), knobs=KNOBS, minutes=70),
-    Piece("neurons", "char_gpt", ("channels", "weights"), (0.25,), (HALF, 0.2), minutes=97),
+    Piece("neurons", "char_gpt", ("channels", "weights"), (0.25,), _NEURONS, minutes=97),
     Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=2),
     Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=118),
 )  # fmt: skip

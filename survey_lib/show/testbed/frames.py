@@ -295,6 +295,36 @@ def pareto_points(df: Frame, net: str, unit: str, epochs: float = FULL) -> Frame
     return found.assign(unit=unit)
 
 
+def within_int8(df: Frame) -> Frame:
+    """The language model's pruned nets of no more bytes than eight bits leave, tuned.
+
+    Of each method the size that is best on validation, by its mean over replicates.
+
+    Returns:
+        A row a method, best first: ``method``, ``kind``, ``keep``, ``share`` (of the dense net's
+        bytes), ``mean``, ``low``, ``high`` of the loss (nats a character), and ``gap``,
+        ``gap_low``, ``gap_high``: minus eight bits, replicate by replicate. Empty without them.
+    """
+    here = df[(df.net == TEXT) & (df.arm == "method")]
+    int8 = here[here.kind == "bits"].set_index("seed")
+    tuned = here[here.kind.isin(["channels", "weights"]) & (here.epochs > 0)]
+    rows = []
+    for method, mine in tuned.groupby("method") if len(int8) else ():
+        sizes = mine.groupby("keep").agg(val=("val", "mean"), share=("of bytes", "mean"))
+        sizes = sizes[sizes.share <= int8["of bytes"].mean()]
+        if sizes.empty:
+            continue
+        keep = sizes.val.idxmin()
+        one = mine[mine.keep == keep].set_index("seed").score
+        own, gap = mean_over(one), mean_over((one - int8.score).dropna())
+        rows.append({
+            "method": method, "kind": METHODS[method].kind, "keep": keep,
+            "share": sizes.share[keep], "mean": own["mean"], "low": own.low, "high": own.high,
+            "gap": gap["mean"], "gap_low": gap.low, "gap_high": gap.high,
+        })  # fmt: skip
+    return pd.DataFrame(rows).sort_values("mean") if rows else pd.DataFrame()
+
+
 def to_come(records: Sequence[Record]) -> list[str]:
     """Names of methods that have joined the registry since the pieces were run."""
     there = {r.config["method"] for r in records}

@@ -19,7 +19,17 @@ from survey_lib.methods.contract import METHODS
 from survey_lib.show.frames import mean_over, over_seeds
 from survey_lib.show.markup import Html
 from survey_lib.show.tables import folded, table, tall
-from survey_lib.show.testbed.frames import NETS, UNITS, Frame, label, leads, to_come, word
+from survey_lib.show.testbed.frames import (
+    NETS,
+    TEXT,
+    UNITS,
+    Frame,
+    label,
+    leads,
+    to_come,
+    within_int8,
+    word,
+)
 from survey_lib.tasks.dense import dense_net, seeded
 
 
@@ -88,6 +98,29 @@ def board_table(df: Frame, net: str, name: str = "board") -> Html:
         ],
     )
     return tall(board)
+
+
+def int8_table(df: Frame) -> Html:
+    """The language model: each method's best net within the bytes of eight bits."""
+    found = within_int8(df)
+    rows = [
+        {
+            "method": label(r.method), "takes": r.kind, "kept": 100 * r.keep,
+            "bytes": 100 * r.share, "loss": r.mean, "low": r.low, "high": r.high,
+            "behind int8": r.gap, "gap low": r.gap_low, "gap high": r.gap_high,
+        }
+        for r in found.itertuples()
+    ]  # fmt: skip
+    return table(
+        pd.DataFrame(rows),
+        name="within_int8",
+        caption=f"Pruned to the bytes of eight bits. The {NETS[TEXT]}; of each method the largest "
+        "size that fits or a smaller one, whichever is best on validation; bytes are shares of the "
+        "dense net's. Means over replicates with 95 % t interval.",
+        units={"kept": "%", "bytes": "%", "loss": "nats", "behind int8": "nats"},
+        decimals={"kept": 1, "bytes": 0, "loss": 3, "behind int8": 3},
+        interval_columns={"loss": ("low", "high"), "behind int8": ("gap low", "gap high")},
+    )
 
 
 def _beside(df: Frame, net: str) -> list[dict[str, Any]]:
