@@ -36,9 +36,9 @@ LENGTHS = ("all", "round")
 
 RATES = {
     "dense": 0.05, "fixed": 0.5, "l1": 0.2, "taylor": 0.5, "random": 0.002, "scratch": 0.2,
-    "taylor_normalised": 0.2,
+    "taylor_normalised": 0.5,
     "fixed, one round": 0.03, "l1, one round": 0.08,
-    "taylor, one round": 0.08, "taylor_normalised, one round": 0.08, "random, one round": 0.2,
+    "taylor, one round": 0.08, "taylor_normalised, one round": 0.2, "random, one round": 0.2,
 }  # fmt: skip
 """Each the best mean on validation of those tried. The rounds of the method repeat the dense net's
 schedule, so that they have its rate."""
