@@ -117,9 +117,9 @@ def text_table(df: Frame) -> Html:
     return table(
         pd.DataFrame(rows).sort_values("at half"),
         name="text",
-        caption=f"The {NETS[TEXT]}, tuned: test loss with half of the work, or of the parameters, "
-        "kept; then of the sizes within the bytes of eight bits the one that is best on "
-        "validation, what it keeps, its share of the dense net's bytes, and how far it stays "
+        caption=f"The {NETS[TEXT]}, tuned. Test loss with half of the work, or of the parameters, "
+        "kept. Then, of the sizes within the bytes of eight bits, the one that is best on "
+        "validation: what it keeps, its share of the dense net’s bytes, and how far it stays "
         "behind eight bits. Means over replicates with 95 % t interval.",
         units={"at half": "nats", "kept": "%", "bytes": "%", "behind int8": "nats"},
         decimals={"at half": 3, "kept": 1, "bytes": 0, "behind int8": 3},
