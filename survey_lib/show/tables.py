@@ -155,7 +155,8 @@ def _cell(
         interval = f'<span class="interval">[{low}, {high}]</span>'
     sign = f'<span class="dagger">{escape(mark)}</span>' if mark else ""
     words = number(float(value), places)
-    told = "" if _says(words + sign + interval, float(value)) else f' data-value="{float(value)!r}"'
+    exact = float(f"{float(value):.8g}")  # what sums leave behind the eighth digit sorts nothing
+    told = "" if _says(words + sign + interval, exact) else f' data-value="{exact!r}"'
     return f'<td class="num"{told}>{words}{sign}{interval}</td>'
 
 

@@ -312,6 +312,17 @@ def test_bytes_bound_what_is_compared_and_nothing_is_interpolated():
         study.weights_over_channels(rows(*some[:-2]))
 
 
+def test_the_winner_on_text_has_the_lowest_loss_on_validation():
+    losses = {"l1": (1.9, 2.0), "l2": (1.8, 1.95), "fisher": (1.6, 1.7), "random": (1.7, 1.6),
+              "taylor": (2.0, 1.5)}  # fmt: skip
+    found = rows(*(
+        (Cell("method", 0, "char_gpt", name, keep=0.5, epochs=0.25), {"val": val, "test": test})
+        for name, (val, test) in losses.items()
+    ))  # fmt: skip
+    assert study.winner_gain_text(found) == pytest.approx(0.3)
+    assert study._winner_on_text(found, "random") == pytest.approx(-0.1)
+
+
 def test_int8_is_compared_with_the_best_net_of_no_more_bytes():
     def text(name, loss, bytes_, **more):
         return (Cell("method", 0, "char_gpt", name, **more),

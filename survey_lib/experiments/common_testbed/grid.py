@@ -77,8 +77,8 @@ PIECES = (
     Piece("at 70 %", "resnet_small", _CHANNELS, (0.0, FULL), (0.7,), beside=_BESIDE, minutes=50),
     Piece("adapters", "resnet_small", ("adapters",), (0.0, FULL), (HALF, SMALL), minutes=9),
     Piece("outcome", "resnet_small", ("channels", "weights"), (FULL,), knobs=KNOBS, minutes=70),
-    Piece("neurons", "char_gpt", ("channels", "weights"), (0.25,), _NEURONS, minutes=97),
-    Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=2),
+    Piece("neurons", "char_gpt", ("channels", "weights"), (0.25,), _NEURONS, minutes=71),
+    Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=1),
     Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=118),
 )  # fmt: skip
 RUN = (
@@ -186,6 +186,10 @@ TRIES: dict[str, int] = {
     "mobilenet_small channels 6 at 0.5": 5,
     "resnet_small channels 3 at 0.15": 4,
     "resnet_small channels 3 at 0.5": 4,
+    "char_gpt channels 0.25 at 0.5": 4,
+    "char_gpt channels 0.25 at 0.2": 4,
+    "char_gpt weights 0.25 at 0.5": 4,
+    "char_gpt weights 0.25 at 0.2": 5,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
@@ -209,6 +213,8 @@ FIRST: dict[str, int] = {
     "resnet_small adaptive_budget 3 at 0.5": 3,
     "resnet_small apoz 3 at 0.15": 3,
     "mobilenet_small taylor_normalised 6 at 0.5": 3,
+    "char_gpt group_fisher 0.25 at 0.5": 3,
+    "char_gpt to_prune_or_not 0.25 at 0.5": 3,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 

@@ -305,6 +305,18 @@ def weights_over_channels(rows: Rows) -> float:
     return best["test_re"] - board(rows, R, FULL, SMALL)[picked(rows, R, FULL, SMALL)]
 
 
+def _winner_on_text(rows: Rows, rival: str) -> float:
+    """Half of the MACs, character model: loss of a rival minus that of the best on validation."""
+    length = max(n for p in PIECES if p.net == T for n in p.lengths)
+    val, test = (board(rows, T, length, HALF, of) for of in ("val", "test"))
+    return test[rival] - test[min(val, key=lambda name: val[name])]
+
+
+def winner_gain_text(rows: Rows) -> float:
+    """Half of the MACs, character model: loss of ℓ1 minus that of the best method on validation."""
+    return _winner_on_text(rows, MAGNITUDE)
+
+
 def int8_over_pruned(rows: Rows) -> float:
     """Loss of the best pruned net within int8's bytes, minus int8's: nats a character."""
     bits = [
@@ -326,7 +338,7 @@ STATISTICS = statistics(
     spread_left_after_one, order_after_one, order_of_nets, order_of_nets_untuned, spread_left_vgg,
     spread_left_depthwise, winner_gain_depthwise, shares_over_budget, weights_over_random,
     gradual_over_at_once, weights_over_channels, int8_over_pruned, spread_left_after_three,
-    order_after_three, longer_over_better, normalised_over_magnitude, free=FREE,
+    order_after_three, longer_over_better, normalised_over_magnitude, winner_gain_text, free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
@@ -342,6 +354,7 @@ WAITS = {
     ),
     "vgg": ("spread_left_vgg",),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
+    "neurons": ("winner_gain_text",),
     "bits": ("int8_over_pruned",),
 }
 """Piece → statistics that need its runs; those that none names need the first piece alone."""
@@ -409,6 +422,9 @@ INSTEAD = instead(
                 board(r, net, FULL, keep)["taylor"] - board(r, net, FULL, keep)[MAGNITUDE]
                 for net, keep in ((R, SMALL), (M, HALF))
             ),
+        },
+        "winner_gain_text": {
+            "over random instead of ℓ1": lambda r: _winner_on_text(r, RANDOM),
         },
         "fresh_over_winner": {
             "fresh weights for equal epochs": lambda r: (

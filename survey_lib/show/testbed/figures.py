@@ -250,7 +250,9 @@ def _percent_axis(ax: Axes, values: Frame) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     low = 0.9 * min(values, default=0.1)
-    places = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low < 0.3 else (0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+    places = (
+        (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0) if low < 0.3 else (0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 2.0)
+    )
     ticks = [t for t in places if low <= t]
     ax.set_xlim(1.1 * max(1.0, *values), low)  # the dense net stands at the left
     ax.xaxis.set_major_locator(FixedLocator(ticks))

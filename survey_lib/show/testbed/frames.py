@@ -301,9 +301,9 @@ def within_int8(df: Frame) -> Frame:
     Of each method the size that is best on validation, by its mean over replicates.
 
     Returns:
-        A row a method, best first: ``method``, ``kind``, ``keep``, ``share`` (of the dense net's
-        bytes), ``mean``, ``low``, ``high`` of the loss (nats a character), and ``gap``,
-        ``gap_low``, ``gap_high``: minus eight bits, replicate by replicate. Empty without them.
+        A row a method: ``method``, ``keep``, ``share`` (of the dense net's bytes), and ``gap``,
+        ``gap_low``, ``gap_high`` of the loss minus that of eight bits (nats a character), replicate
+        by replicate.
     """
     here = df[(df.net == TEXT) & (df.arm == "method")]
     int8 = here[here.kind == "bits"].set_index("seed")
@@ -315,14 +315,10 @@ def within_int8(df: Frame) -> Frame:
         if sizes.empty:
             continue
         keep = sizes.val.idxmin()
-        one = mine[mine.keep == keep].set_index("seed").score
-        own, gap = mean_over(one), mean_over((one - int8.score).dropna())
-        rows.append({
-            "method": method, "kind": METHODS[method].kind, "keep": keep,
-            "share": sizes.share[keep], "mean": own["mean"], "low": own.low, "high": own.high,
-            "gap": gap["mean"], "gap_low": gap.low, "gap_high": gap.high,
-        })  # fmt: skip
-    return pd.DataFrame(rows).sort_values("mean") if rows else pd.DataFrame()
+        gap = mean_over((mine[mine.keep == keep].set_index("seed").score - int8.score).dropna())
+        rows.append({"method": method, "keep": keep, "share": sizes.share[keep],
+                     "gap": gap["mean"], "gap_low": gap.low, "gap_high": gap.high})  # fmt: skip
+    return pd.DataFrame(rows, columns=["method", "keep", "share", "gap", "gap_low", "gap_high"])
 
 
 def to_come(records: Sequence[Record]) -> list[str]:
