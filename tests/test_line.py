@@ -70,7 +70,8 @@ def test_the_explorer_draws_real_records(build):
 
     page = (build[0] / "html" / "notebooks" / f"{SLUG}.html").read_text(encoding="utf-8")
     text = re.search(r'class="survey-spec">(.*?)</script>', page, re.S).group(1)
-    (rows,) = json.loads(text.replace("<\\/", "</"))["datasets"].values()
+    (packed,) = json.loads(text.replace("<\\/", "</"))["datasets"].values()
+    rows = [dict(zip(packed["columns"], row, strict=True)) for row in packed["rows"]]
     drawn = {(r["keep"], r["exponent"], r["accuracy"], r["bytes"]) for r in rows}
     real = {
         (r.config["keep"], r.config["exponent"], r.numbers["test"], r.numbers["bytes_bitmask"])

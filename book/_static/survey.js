@@ -96,6 +96,15 @@
 
   function startExplorer(box) {
     var spec = JSON.parse(box.querySelector("script.survey-spec").textContent);
+    // the page says the names of the columns once, Vega wants them in every row
+    Object.keys(spec.datasets).forEach(function (name) {
+      var packed = spec.datasets[name];
+      spec.datasets[name] = packed.rows.map(function (values) {
+        var row = {};
+        packed.columns.forEach(function (column, i) { row[column] = values[i]; });
+        return row;
+      });
+    });
     var chart = box.querySelector(".survey-chart");
     var status = box.querySelector(".survey-status");
     var inputs = Array.from(box.querySelectorAll("[data-param]"));

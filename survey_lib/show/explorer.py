@@ -239,7 +239,9 @@ class Explorer:
         """The explorer as the page holds it: controls, chart, the numbers as a table."""
         name = f"explorer-{self.name}"
         controls = "".join(_control_html(name, c, self._idle_keys(c)) for c in self.controls)
-        spec = json.dumps(self.spec(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        whole = self.spec()
+        whole["datasets"] = {n: _packed(found) for n, found in whole["datasets"].items()}
+        spec = json.dumps(whole, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         spec = spec.replace("<", "\\u003c")  # no text in it ends the script or opens a comment
         shown = self._shown(self.grid)
         rows = (
@@ -405,6 +407,12 @@ def _parameter(control: Control) -> str:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _packed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows without their names, which are said once; the page's script puts them back."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return {"columns": columns, "rows": [[row[name] for name in columns] for row in rows]}
 
 
 def _labels(part: Any) -> Iterator[dict[str, Any]]:
