@@ -25,7 +25,9 @@ def numbers(cell):
     best = abs(cell.lr - grid.rate(cell.net, 5)) if cell.lr else 0
     text = cell.net == "char_gpt"
     if cell.brief:
-        return {"val": loss, "val_loss": loss} if text else {"val_re": score - 0.01 * best}
+        if text:
+            return {"val": loss, "val_loss": loss}
+        return {"val_re": score - 0.01 * best} | ({"merit": score - best} if cell.knob else {})
     found = {"val": loss if text else score - 0.02, "val_loss": loss, "loss": loss}
     found |= {"test": loss if text else score - 0.05 / (1 + cell.epochs)}
     if not text:

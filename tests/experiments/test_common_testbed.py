@@ -1,6 +1,7 @@
 """What is particular to the common testbed; the contract of all is in test_contract.py."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -413,6 +414,16 @@ def test_to_choose_a_rate_only_validation_is_measured(short):
     whole, brief = short(cell), short(replace(cell, brief=True))
     assert brief["val_re"] == whole["val_re"]
     assert not {"test", "test_re", "net_ms"} & set(brief)
+
+
+def test_who_finds_its_own_size_is_judged_by_it_too(short):
+    cell = Cell("method", 0, "resnet_small", "parameterized_structured", knob=1.0, epochs=1.0,
+                lr=0.02, brief=True)  # fmt: skip
+    found = short(cell)
+    price = 0.01 * math.log2(found["macs_nonzero"])
+    assert found["merit"] == pytest.approx(found["val_re"] - price, abs=1e-12)
+    assert grid._role(cell).score == "merit"
+    assert grid._role(replace(cell, method="l1", knob=0.0, keep=0.5)).score == "val_re"
 
 
 def test_a_language_models_rate_is_chosen_by_a_loss_that_can_be_read_back():

@@ -5,6 +5,7 @@ back. Which methods there are stands in :data:`survey_lib.methods.contract.METHO
 here. A method that refuses a net or a budget leaves its sentence in place of numbers.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from survey_lib.experiments.context import Context
 from survey_lib.measure.latency import compare_latency
-from survey_lib.measure.macs import count_macs
+from survey_lib.measure.macs import count_macs, count_nonzero_macs
 from survey_lib.measure.standard import standard
 from survey_lib.mechanics.budget import Budget, BudgetNotMet
 from survey_lib.mechanics.graph import GraphError
@@ -39,6 +40,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 full tuning does. The first two are limits that such a tuning does not reach."""
 FRESH = "rethinking"
 """The method whose shapes are filled with fresh weights, or with inherited ones."""
+HALVING = 0.01
+"""Accuracy that half the size is worth where a rate is chosen for a method that finds its own size;
+by accuracy alone the rate would win at which it takes least."""
 BATCH = {"accuracy": 32, "perplexity": 8}
 """Inputs in a timed pass, by the metric of the task."""
 
@@ -102,6 +106,10 @@ def measured(cell: Cell, task: Task, net: nn.Module) -> dict[str, Any]:
         return standard(net, task)
     recalibrate(net, task.train)
     found = evaluate(net, task.val, task)
+    if cell.knob and task.metric == "accuracy":
+        size = count_nonzero_macs(net, task.example(1))
+        merit = found["accuracy"] - HALVING * math.log2(max(size, 1))
+        return {"val_re": found["accuracy"], "macs_nonzero": size, "merit": merit}
     if task.metric == "accuracy":
         return {"val_re": found["accuracy"]}
     return {"val": found["loss"], "val_loss": found["loss"]}  # as the standard numbers have it

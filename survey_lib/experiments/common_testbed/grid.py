@@ -268,6 +268,8 @@ def _role(cell: Cell) -> Role:
     first, tries = FIRST.get(name, 4), TRIES.get(group, 3)
     rates = tuple(rate(cell.net, place) for place in range(first, first + tries))
     score, sign = ("val_re", 1) if cell.net != "char_gpt" else ("val", -1)
+    if cell.knob:
+        score = "merit"
     return Role(name, lambda s, lr: [replace(example, seed=s, lr=lr)], rates, group, score, sign)
 
 

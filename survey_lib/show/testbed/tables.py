@@ -201,7 +201,8 @@ def rates_table(found: Mapping[Any, Mapping[str, Any]]) -> Html:
         caption="Learning rates. The best on validation, each the mean of "
         f"{len(grid.REPLICATES)} further dense nets, at the size that is named; nets of another "
         "size take the rate of the nearest. All methods of a kind, a length and a size try equally "
-        "many; so do fresh weights among themselves. An end that leads the rate beside it by no "
-        "more than a standard error gives way to it.",
+        "many; so do fresh weights among themselves. Where a method finds its own size, validation "
+        "is less a point for each doubling of the MACs that stay. An end that leads the rate "
+        "beside it by no more than a standard error gives way to it.",
     )
     return folded(f"The learning rates: {len(rows)} searches", rates)
