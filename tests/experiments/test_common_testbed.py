@@ -313,6 +313,29 @@ def test_bytes_bound_what_is_compared_and_nothing_is_interpolated():
         study.weights_over_channels(rows(*some[:-2]))
 
 
+def test_a_found_size_is_held_against_the_best_told_one_that_is_no_larger():
+    def net(name, size, val, test, **more):
+        return (Cell("method", 0, method=name, epochs=6.0, **more),
+                {"macs": size, "nonzeros": size, "val_re": val, "test_re": test})  # fmt: skip
+
+    dense = (Cell("dense", 0), {"macs": 1000, "nonzeros": 1000})
+    told = [
+        net("l1", 500, 0.85, 0.84, keep=0.5), net("l2", 500, 0.86, 0.83, keep=0.5),
+        net("l1", 150, 0.70, 0.71, keep=0.15), net("magnitude", 500, 0.99, 0.99, keep=0.5),
+    ]  # fmt: skip
+    found = [
+        net("adaptive_activation", 600, 0.8, 0.81, knob=1.0),  # ℓ2 leads on validation
+        net("adaptive_activation", 400, 0.8, 0.75, knob=4.0),  # ℓ1 at 15 %
+        net("adaptive_activation", 100, 0.8, 0.50, knob=16.0),  # smaller than all
+        net("soft_movement", 1000, 0.9, 0.90, knob=1.0),  # lost nothing
+        net("lobster", 500, 0.9, 0.98, knob=1.0),  # weights: magnitude
+    ]
+    value = study.told_over_found(rows(dense, *told, *found))
+    assert value == pytest.approx((0.83 - 0.81 + 0.71 - 0.75 + 0.99 - 0.98) / 3)
+    with pytest.raises(MissingArm):
+        study.told_over_found(rows(dense, *told))
+
+
 def test_the_winner_on_text_has_the_lowest_loss_on_validation():
     losses = {"l1": (1.9, 2.0), "l2": (1.8, 1.95), "fisher": (1.6, 1.7), "random": (1.7, 1.6),
               "taylor": (2.0, 1.5)}  # fmt: skip

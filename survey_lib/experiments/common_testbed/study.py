@@ -2,6 +2,7 @@
 
 import statistics as stats
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from scipy.stats import spearmanr
@@ -317,6 +318,35 @@ def winner_gain_text(rows: Rows) -> float:
     return _winner_on_text(rows, MAGNITUDE)
 
 
+COUNTS = {"channels": "macs", "weights": "nonzeros"}
+"""Kind → what its size is counted in."""
+
+
+def told_over_found(rows: Rows) -> float:
+    """Best net of no more size that was told it, minus the net of a method that found it; mean.
+
+    Of all nets of outcome-steered methods after full tuning, at every setting of their knobs that
+    lost something and is not smaller than all that were told; sizes of channels are MACs, of
+    weights non-zeros. The rival is best on validation of the same kind.
+    """
+    dense, gaps, every = rows.one(arm="dense", net=R), [], []
+    places = [{"keep": k} for p in PIECES for k in p.sizes]
+    for at in [*places, *({"knob": k} for p in PIECES for k in p.knobs)]:
+        with suppress(MissingArm):
+            every += [n for n in rows.all(arm="method", net=R, epochs=FULL, **at) if n not in every]
+    for kind, count in COUNTS.items():
+        mine = [n for n in every if METHODS[n["config"]["method"]].kind == kind]
+        told = [n for n in mine if METHODS[n["config"]["method"]].steers == "budget"]
+        for net in mine:
+            if METHODS[net["config"]["method"]].steers == "budget" or net[count] >= dense[count]:
+                continue
+            if rivals := [n for n in told if n[count] <= net[count]]:
+                gaps.append(max(rivals, key=lambda n: n["val_re"])["test_re"] - net["test_re"])
+    if not gaps:
+        raise MissingArm("no method that finds its own size")
+    return mean(gaps)
+
+
 def int8_over_pruned(rows: Rows) -> float:
     """Loss of the best pruned net within int8's bytes, minus int8's: nats a character."""
     bits = [
@@ -338,7 +368,8 @@ STATISTICS = statistics(
     spread_left_after_one, order_after_one, order_of_nets, order_of_nets_untuned, spread_left_vgg,
     spread_left_depthwise, winner_gain_depthwise, shares_over_budget, weights_over_random,
     gradual_over_at_once, weights_over_channels, int8_over_pruned, spread_left_after_three,
-    order_after_three, longer_over_better, normalised_over_magnitude, winner_gain_text, free=FREE,
+    order_after_three, longer_over_better, normalised_over_magnitude, winner_gain_text,
+    told_over_found, free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
@@ -354,6 +385,7 @@ WAITS = {
     ),
     "vgg": ("spread_left_vgg",),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
+    "outcome": ("told_over_found",),
     "neurons": ("winner_gain_text",),
     "bits": ("int8_over_pruned",),
 }
