@@ -87,6 +87,7 @@ CASES = {
     "l2": [{}],
     "bn_scale": [{}],
     "taylor": [{"examples": 64}],
+    "taylor_normalised": [{"examples": 64}],
     "fisher": [{"examples": 64}, {"examples": 64, "per": "macs", "scope": "local"}],
     "llm_int8": [{"kind": kind, "alpha": 1.5} for kind in KINDS],
 }  # fmt: skip
