@@ -190,6 +190,7 @@ def test_an_explorer_shows_both_its_faces_and_answers(major, colab, base, tmp_pa
     result = first.outputs[-1].data
     assert result[WIDGET]["model_id"]
     spec = result["text/html"].split('type="application/json"')[1].split(">", 1)[1]
-    assert '"accuracy": 0.875' in json.dumps(json.loads(spec.split("</script>")[0]))
+    (packed,) = json.loads(spec.split("</script>")[0])["datasets"].values()
+    assert 0.875 in [row[packed["columns"].index("accuracy")] for row in packed["rows"]]
     assert moved.outputs[0].text.startswith("0.1 Computed here in")
     assert "site-packages" in last.outputs[0].text
