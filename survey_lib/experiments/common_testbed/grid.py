@@ -93,6 +93,7 @@ RUN = (
     "at 30 %",
     "at 70 %",
     "adapters",
+    "outcome",
     "neurons",
     "bits",
 )
