@@ -191,6 +191,8 @@ TRIES: dict[str, int] = {
     "char_gpt channels 0.25 at 0.2": 4,
     "char_gpt weights 0.25 at 0.5": 4,
     "char_gpt weights 0.25 at 0.2": 5,
+    "resnet_small channels 6": 4,
+    "resnet_small weights 6": 4,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
@@ -216,6 +218,7 @@ FIRST: dict[str, int] = {
     "mobilenet_small taylor_normalised 6 at 0.5": 3,
     "char_gpt group_fisher 0.25 at 0.5": 3,
     "char_gpt to_prune_or_not 0.25 at 0.5": 3,
+    "resnet_small adaptive_activation 6": 3,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
