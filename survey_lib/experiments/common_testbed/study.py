@@ -213,6 +213,11 @@ def winner_gain_depthwise(rows: Rows) -> float:
     return _gain(rows, M, HALF)
 
 
+def winner_gain_vgg(rows: Rows) -> float:
+    """The same on the VGG-like net, at half of the MACs."""
+    return _gain(rows, V, HALF)
+
+
 def _gain(rows: Rows, net: str, keep: float) -> float:
     found = board(rows, net, FULL, keep)
     return found[picked(rows, net, FULL, keep)] - found[MAGNITUDE]
@@ -366,10 +371,10 @@ STATISTICS = statistics(
     Cell, spread_left, order_before_and_after, random_gap, magnitude_place, winner_gain,
     fresh_over_winner, inherited_over_fresh, statistics_gain, order_of_sizes, time_for_macs,
     spread_left_after_one, order_after_one, order_of_nets, order_of_nets_untuned, spread_left_vgg,
-    spread_left_depthwise, winner_gain_depthwise, shares_over_budget, weights_over_random,
-    gradual_over_at_once, weights_over_channels, int8_over_pruned, spread_left_after_three,
-    order_after_three, longer_over_better, normalised_over_magnitude, winner_gain_text,
-    told_over_found, free=FREE,
+    spread_left_depthwise, winner_gain_depthwise, winner_gain_vgg, shares_over_budget,
+    weights_over_random, gradual_over_at_once, weights_over_channels, int8_over_pruned,
+    spread_left_after_three, order_after_three, longer_over_better, normalised_over_magnitude,
+    winner_gain_text, told_over_found, free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
@@ -383,7 +388,7 @@ WAITS = {
         "shares_over_budget",
         "normalised_over_magnitude",
     ),
-    "vgg": ("spread_left_vgg",),
+    "vgg": ("spread_left_vgg", "winner_gain_vgg"),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
     "outcome": ("told_over_found",),
     "neurons": ("winner_gain_text",),
@@ -416,6 +421,14 @@ INSTEAD = instead(
             ),
             "without those that fell": lambda r: left_of_standing(
                 board(r, M, FULL, HALF), board(r, M, 0.0, HALF)
+            ),
+        },
+        "spread_left_vgg": {
+            "without the last after full tuning": lambda r: left_without_the_last(
+                board(r, V, FULL, HALF), board(r, V, 0.0, HALF)
+            ),
+            "without those that fell": lambda r: left_of_standing(
+                board(r, V, FULL, HALF), board(r, V, 0.0, HALF)
             ),
         },
         "order_before_and_after": {

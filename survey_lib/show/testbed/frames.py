@@ -162,6 +162,12 @@ def shapes(df: Frame, net: str, keep: float) -> Frame:
     return found.sort_values("parameters")
 
 
+def fallen(df: Frame, net: str, keep: float) -> list[str]:
+    """Names of the methods that end far behind on a net at a size, fewest parameters first."""
+    found = shapes(df, net, keep)
+    return [str(name) for name in found.index[found.fallen.astype(bool)]]
+
+
 FRESHNESS = {
     "best": "the best method on validation", MAGNITUDE: "ℓ1 norm across layers",
     "inherited": "one shape, kept weights", FRESH: "fresh weights, tuned as long",

@@ -13,7 +13,7 @@ from survey_lib.experiments.common_testbed.cells import (
     config_of,
     task_of,
 )
-from survey_lib.experiments.common_testbed.grid import FULL, HALF, MAGNITUDE, PIECES, RUN
+from survey_lib.experiments.common_testbed.grid import FULL, HALF, MAGNITUDE, PIECES, RANDOM, RUN
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.methods.contract import METHODS
 from survey_lib.show.frames import mean_over, over_seeds
@@ -24,8 +24,10 @@ from survey_lib.show.testbed.frames import (
     TEXT,
     UNITS,
     Frame,
+    fallen,
     label,
     leads,
+    shapes,
     to_come,
     within_int8,
     word,
@@ -52,6 +54,13 @@ def widths_table(net: str, keep: float, names: Sequence[str]) -> Html:
         caption=f"Channels left in each layer of the {NETS[net]} at {100 * keep:g} % of the MACs. "
         "Dense net 0, cut for this page.",
     )
+
+
+def fallen_table(df: Frame, net: str) -> Html:
+    """Widths of the opponents and of who fell: at half if any did there, or at the smallest run."""
+    sizes = [k for k in sorted(df.keep.unique()) if len(shapes(df, net, k))]
+    keep = HALF if fallen(df, net, HALF) else sizes[0]
+    return widths_table(net, keep, [RANDOM, MAGNITUDE, *fallen(df, net, keep)])
 
 
 def board_table(df: Frame, net: str, name: str = "board") -> Html:
