@@ -25,6 +25,7 @@ from survey_lib.show.testbed.frames import (
     UNITS,
     Frame,
     fallen,
+    found_sizes,
     label,
     leads,
     shapes,
@@ -133,6 +134,29 @@ def text_table(df: Frame) -> Html:
         units={"at half": "nats", "kept": "%", "bytes": "%", "behind int8": "nats"},
         decimals={"at half": 3, "kept": 1, "bytes": 0, "behind int8": 3},
         interval_columns={"at half": ("low", "high"), "behind int8": ("gap low", "gap high")},
+    )
+
+
+def found_table(df: Frame) -> Html:
+    """Methods that find their own size: what they find, and the best that was told no more."""
+    some = found_sizes(df).sort_values(["kind", "method", "knob"])
+    rows = pd.DataFrame({
+        "method": [label(name) for name in some.method], "knob": some.knob.to_numpy(),
+        "takes": some.kind.to_numpy(), "kept": some.share.to_numpy(),
+        "after": some.score.to_numpy(), "told": some.told.to_numpy(), "lead": some.gap.to_numpy(),
+        "low": some.gap_low.to_numpy(), "high": some.gap_high.to_numpy(),
+    })  # fmt: skip
+    return table(
+        rows,
+        name="found",
+        caption="Methods that find their own size, after full tuning. The knob is in units of its "
+        "default; kept: MACs where channels go, parameters where single weights do. Beside each "
+        "the accuracy of the best on validation that was told a size and keeps no more, and its "
+        "lead. Means over replicates with 95 % t interval; where none that was told is as small, "
+        "nothing is said.",
+        units={"kept": "%", "after": "%", "told": "%", "lead": "points"},
+        decimals={"knob": 2, "kept": 1, "after": 1, "told": 1, "lead": 2},
+        interval_columns={"lead": ("low", "high")},
     )
 
 
