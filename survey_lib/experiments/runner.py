@@ -411,7 +411,9 @@ class _Store:
 
         self.slug, self.profile = slug, profile
         self.code, self.data = code_digest(slug), data_hash(slug)
-        self.claims = {c.id: c.hash for c in read_card(slug).claims}
+        # no claim is judged on a search for rates, and its records are many
+        judged = () if profile == "tune" else read_card(slug).claims
+        self.claims = {c.id: c.hash for c in judged}
         self.origin = {"commit": commit(), **machine()}
 
     def key(self, cell: Any) -> str:

@@ -88,6 +88,37 @@ def test_each_method_stands_beside_int8_at_its_best_size_that_fits():
     assert "magnitude" not in html
 
 
+def test_a_found_size_stands_beside_the_best_told_one_replicate_by_replicate():
+    def net(name, seed, size, val, test, **more):
+        cell = Cell("method", seed, NET, name, epochs=6.0, lr=0.1, **more)
+        return record(cell, val_re=val, test_re=test, test=test, bytes=100, macs=size,
+                      macs_nonzero=size, nonzeros=size)  # fmt: skip
+
+    found = [
+        *dense(),
+        *[net("l1", s, 10, 0.80, 0.80 + s / 100, keep=0.5) for s in range(3)],
+        *[net("l2", s, 10, 0.79 + s / 50, 0.90, keep=0.5) for s in range(3)],  # best but in one
+        *[net("l1", s, 19, 0.99, 0.99, keep=0.95) for s in range(3)],  # too large
+        *[net("magnitude", s, 10, 0.99, 0.99, keep=0.5) for s in range(3)],  # single weights
+        *[net("soft_movement", s, 12, 0.8, 0.85, knob=1.0) for s in range(3)],
+        *[net("soft_movement", s, 4, 0.8, 0.6, knob=4.0) for s in range(3)],  # none is as small
+        *[net("lobster", s, 12, 0.8, 0.97, knob=1.0) for s in range(3)],
+    ]
+    table = frames.found_sizes(frames.nets(found)).set_index(["method", "knob"])
+    assert dict(table.share) == pytest.approx({
+        ("soft_movement", 1.0): 60, ("soft_movement", 4.0): 20, ("lobster", 1.0): 30,
+    })  # fmt: skip
+    assert table.told["soft_movement", 1.0] == pytest.approx(100 * (0.80 + 0.90 + 0.90) / 3)
+    assert table.gap["soft_movement", 1.0] == pytest.approx((-5 + 5 + 5) / 3)
+    assert table.gap_low["soft_movement", 1.0] < 0 < table.gap_high["soft_movement", 1.0]
+    assert math.isnan(table.gap["soft_movement", 4.0])
+    assert table.gap["lobster", 1.0] == pytest.approx(2.0)
+    assert frames.found_sizes(frames.nets(dense())).empty
+    html = tables.found_table(frames.nets(found)).html
+    assert "1.67" in html
+    assert "nan" not in html
+
+
 def test_a_lead_is_paired_and_a_tie_is_said_as_one():
     records = [*dense(), *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
                *pair("fisher", 0.5, 6.0, 0.81, 0.7101, 0.6099),

@@ -1,7 +1,7 @@
 """The common testbed: what is asked of the runs; which runs that takes stands in ``grid``."""
 
 import statistics as stats
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -213,6 +213,11 @@ def winner_gain_depthwise(rows: Rows) -> float:
     return _gain(rows, M, HALF)
 
 
+def winner_gain_vgg(rows: Rows) -> float:
+    """The same on the VGG-like net, at half of the MACs."""
+    return _gain(rows, V, HALF)
+
+
 def _gain(rows: Rows, net: str, keep: float) -> float:
     found = board(rows, net, FULL, keep)
     return found[picked(rows, net, FULL, keep)] - found[MAGNITUDE]
@@ -322,29 +327,34 @@ COUNTS = {"channels": "macs", "weights": "nonzeros"}
 """Kind → what its size is counted in."""
 
 
-def told_over_found(rows: Rows) -> float:
+def told_over_found(rows: Rows, among: Sequence[str] = ()) -> float:
     """Best net of no more size that was told it, minus the net of a method that found it; mean.
 
     Of all nets of outcome-steered methods after full tuning, at every setting of their knobs that
     lost something and is not smaller than all that were told; sizes of channels are MACs, of
-    weights non-zeros. The rival is best on validation of the same kind.
+    weights non-zeros. The rival is best on validation of the same kind, of all or ``among`` some.
     """
     dense, gaps, every = rows.one(arm="dense", net=R), [], []
     places = [{"keep": k} for p in PIECES for k in p.sizes]
     for at in [*places, *({"knob": k} for p in PIECES for k in p.knobs)]:
         with suppress(MissingArm):
             every += [n for n in rows.all(arm="method", net=R, epochs=FULL, **at) if n not in every]
-    for kind, count in COUNTS.items():
-        mine = [n for n in every if METHODS[n["config"]["method"]].kind == kind]
-        told = [n for n in mine if METHODS[n["config"]["method"]].steers == "budget"]
-        for net in mine:
-            if METHODS[net["config"]["method"]].steers == "budget" or net[count] >= dense[count]:
-                continue
-            if rivals := [n for n in told if n[count] <= net[count]]:
-                gaps.append(max(rivals, key=lambda n: n["val_re"])["test_re"] - net["test_re"])
+    for net in every:
+        entry = METHODS[net["config"]["method"]]
+        if entry.steers == "budget" or net[COUNTS[entry.kind]] >= dense[COUNTS[entry.kind]]:
+            continue
+        if rivals := _told(every, entry.kind, net[COUNTS[entry.kind]], among):
+            gaps.append(max(rivals, key=lambda n: n["val_re"])["test_re"] - net["test_re"])
     if not gaps:
         raise MissingArm("no method that finds its own size")
     return mean(gaps)
+
+
+def _told(nets: Sequence[Any], kind: str, size: float, among: Sequence[str]) -> list[Any]:
+    """Nets that were told their size, of a kind and of no more than a size."""
+    names = [n for n, e in METHODS.items() if (e.kind, e.steers) == (kind, "budget")]
+    names = [n for n in names if not among or n in among]
+    return [n for n in nets if n["config"]["method"] in names and n[COUNTS[kind]] <= size]
 
 
 def int8_over_pruned(rows: Rows) -> float:
@@ -366,10 +376,10 @@ STATISTICS = statistics(
     Cell, spread_left, order_before_and_after, random_gap, magnitude_place, winner_gain,
     fresh_over_winner, inherited_over_fresh, statistics_gain, order_of_sizes, time_for_macs,
     spread_left_after_one, order_after_one, order_of_nets, order_of_nets_untuned, spread_left_vgg,
-    spread_left_depthwise, winner_gain_depthwise, shares_over_budget, weights_over_random,
-    gradual_over_at_once, weights_over_channels, int8_over_pruned, spread_left_after_three,
-    order_after_three, longer_over_better, normalised_over_magnitude, winner_gain_text,
-    told_over_found, free=FREE,
+    spread_left_depthwise, winner_gain_depthwise, winner_gain_vgg, shares_over_budget,
+    weights_over_random, gradual_over_at_once, weights_over_channels, int8_over_pruned,
+    spread_left_after_three, order_after_three, longer_over_better, normalised_over_magnitude,
+    winner_gain_text, told_over_found, free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
@@ -383,7 +393,7 @@ WAITS = {
         "shares_over_budget",
         "normalised_over_magnitude",
     ),
-    "vgg": ("spread_left_vgg",),
+    "vgg": ("spread_left_vgg", "winner_gain_vgg"),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
     "outcome": ("told_over_found",),
     "neurons": ("winner_gain_text",),
@@ -417,6 +427,17 @@ INSTEAD = instead(
             "without those that fell": lambda r: left_of_standing(
                 board(r, M, FULL, HALF), board(r, M, 0.0, HALF)
             ),
+        },
+        "spread_left_vgg": {
+            "without the last after full tuning": lambda r: left_without_the_last(
+                board(r, V, FULL, HALF), board(r, V, 0.0, HALF)
+            ),
+            "without those that fell": lambda r: left_of_standing(
+                board(r, V, FULL, HALF), board(r, V, 0.0, HALF)
+            ),
+        },
+        "told_over_found": {
+            "against magnitude alone": lambda r: told_over_found(r, (MAGNITUDE, "magnitude")),
         },
         "order_before_and_after": {
             "statistics as they were left": lambda r: agreement(

@@ -162,6 +162,12 @@ def shapes(df: Frame, net: str, keep: float) -> Frame:
     return found.sort_values("parameters")
 
 
+def fallen(df: Frame, net: str, keep: float) -> list[str]:
+    """Names of the methods that end far behind on a net at a size, fewest parameters first."""
+    found = shapes(df, net, keep)
+    return [str(name) for name in found.index[found.fallen.astype(bool)]]
+
+
 FRESHNESS = {
     "best": "the best method on validation", MAGNITUDE: "ℓ1 norm across layers",
     "inherited": "one shape, kept weights", FRESH: "fresh weights, tuned as long",
@@ -319,6 +325,43 @@ def within_int8(df: Frame) -> Frame:
         rows.append({"method": method, "keep": keep, "share": sizes.share[keep],
                      "gap": gap["mean"], "gap_low": gap.low, "gap_high": gap.high})  # fmt: skip
     return pd.DataFrame(rows, columns=["method", "keep", "share", "gap", "gap_low", "gap_high"])
+
+
+def found_sizes(df: Frame, net: str = "resnet_small") -> Frame:
+    """Nets of methods that find their own size, after full tuning, beside the best told one.
+
+    The rival is, in each replicate, the best on validation of those of the same kind that were told
+    a size and have no more MACs (channels) or non-zeros (weights).
+
+    Returns:
+        A row a method and a setting of its knob: ``method``, ``kind``, ``knob``, ``share`` (of the
+        dense net's size), ``score``, ``told`` (both %) and ``gap``, ``gap_low``, ``gap_high``
+        (points, told minus found), nan where no net that was told is as small.
+    """
+    here = df[(df.arm == "method") & (df.net == net) & (df.epochs == FULL)]
+    rows = []
+    for (method, kind, knob), one in here[here.steers == "outcome"].groupby(
+        ["method", "kind", "knob"]
+    ):
+        count = study.COUNTS[kind]
+        told = here[(here.kind == kind) & (here.steers == "budget")]
+        rivals = {}
+        for mine in one.itertuples():
+            some = told[(told.seed == mine.seed) & (told[count] <= getattr(mine, count))]
+            if len(some):
+                rivals[mine.seed] = some.loc[some.val_re.idxmax()].score
+        own = 100 * one.set_index("seed").score
+        size = "of MACs" if kind == "channels" else "of parameters"
+        row = {"method": method, "kind": kind, "knob": knob, "share": 100 * one[size].mean(),
+               "score": own.mean()}  # fmt: skip
+        if rivals:
+            rival = 100 * pd.Series(rivals)
+            gap = mean_over((rival - own).dropna())
+            row |= {"told": rival.mean(), "gap": gap["mean"], "gap_low": gap.low,
+                    "gap_high": gap.high}  # fmt: skip
+        rows.append(row)
+    columns = ["method", "kind", "knob", "share", "score", "told", "gap", "gap_low", "gap_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def to_come(records: Sequence[Record]) -> list[str]:

@@ -13,7 +13,7 @@ from survey_lib.experiments.common_testbed.cells import (
     config_of,
     task_of,
 )
-from survey_lib.experiments.common_testbed.grid import FULL, HALF, MAGNITUDE, PIECES, RUN
+from survey_lib.experiments.common_testbed.grid import FULL, HALF, MAGNITUDE, PIECES, RANDOM, RUN
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.methods.contract import METHODS
 from survey_lib.show.frames import mean_over, over_seeds
@@ -24,8 +24,11 @@ from survey_lib.show.testbed.frames import (
     TEXT,
     UNITS,
     Frame,
+    fallen,
+    found_sizes,
     label,
     leads,
+    shapes,
     to_come,
     within_int8,
     word,
@@ -52,6 +55,13 @@ def widths_table(net: str, keep: float, names: Sequence[str]) -> Html:
         caption=f"Channels left in each layer of the {NETS[net]} at {100 * keep:g} % of the MACs. "
         "Dense net 0, cut for this page.",
     )
+
+
+def fallen_table(df: Frame, net: str) -> Html:
+    """Widths of the opponents and of who fell: at half if any did there, or at the smallest run."""
+    sizes = [k for k in sorted(df.keep.unique()) if len(shapes(df, net, k))]
+    keep = HALF if fallen(df, net, HALF) else sizes[0]
+    return widths_table(net, keep, [RANDOM, MAGNITUDE, *fallen(df, net, keep)])
 
 
 def board_table(df: Frame, net: str, name: str = "board") -> Html:
@@ -124,6 +134,29 @@ def text_table(df: Frame) -> Html:
         units={"at half": "nats", "kept": "%", "bytes": "%", "behind int8": "nats"},
         decimals={"at half": 3, "kept": 1, "bytes": 0, "behind int8": 3},
         interval_columns={"at half": ("low", "high"), "behind int8": ("gap low", "gap high")},
+    )
+
+
+def found_table(df: Frame) -> Html:
+    """Methods that find their own size: what they find, and the best that was told no more."""
+    some = found_sizes(df).sort_values(["kind", "method", "knob"])
+    rows = pd.DataFrame({
+        "method": [label(name) for name in some.method], "knob": some.knob.to_numpy(),
+        "takes": some.kind.to_numpy(), "kept": some.share.to_numpy(),
+        "after": some.score.to_numpy(), "told": some.told.to_numpy(), "lead": some.gap.to_numpy(),
+        "low": some.gap_low.to_numpy(), "high": some.gap_high.to_numpy(),
+    })  # fmt: skip
+    return table(
+        rows,
+        name="found",
+        caption="Methods that find their own size, after full tuning. The knob is in units of its "
+        "default; kept: MACs where channels go, parameters where single weights do. Beside each "
+        "the accuracy of the best on validation that was told a size and keeps no more, and its "
+        "lead. Means over replicates with 95 % t interval; where none that was told is as small, "
+        "nothing is said.",
+        units={"kept": "%", "after": "%", "told": "%", "lead": "points"},
+        decimals={"knob": 2, "kept": 1, "after": 1, "told": 1, "lead": 2},
+        interval_columns={"lead": ("low", "high")},
     )
 
 
