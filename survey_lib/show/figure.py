@@ -284,7 +284,7 @@ def adaptive_svg(svg: str, prefix: str, alt: str) -> str:
     root = ElementTree.fromstring(svg)
     used = set(re.findall(r'url\(#([^)"]+)\)|href="#([^"]+)"', svg))
     referenced = {a or b for a, b in used}
-    begins = f"s{crc32(prefix.encode()):x}"  # a page holds thousands of them
+    begins = f"s{np.base_repr(crc32(prefix.encode()) % 36**4, 36).lower()}"  # used thousandfold
     short = {old: f"{begins}-{i}" for i, old in enumerate(sorted(referenced))}
     for parent in list(root.iter()):
         for child in list(parent):
@@ -312,6 +312,8 @@ def adaptive_svg(svg: str, prefix: str, alt: str) -> str:
         if node.tag != "tspan":
             node.tail = None
     _flatten(root)
+    _gather_definitions(root)
+    _share_clips(root)
     _share_styles(root)
     colours = _name_colours(root)
     width = float(root.get("viewBox", "0 0 0 0").split()[2])
@@ -375,6 +377,44 @@ def _flatten(node: ElementTree.Element) -> None:
             kept += child
         elif len(child) or child.tag not in ("g", "defs"):
             kept.append(child)
+    node[:] = kept
+
+
+def _gather_definitions(root: ElementTree.Element) -> None:
+    """All definitions into one group in front: where they stand says nothing, and parts neighbours.
+
+    What refers to one is drawn in its own style, not in that of the place of the definition.
+    """
+    found: list[ElementTree.Element] = []
+    for parent in list(root.iter()):
+        for child in [c for c in parent if c.tag == "defs"]:
+            parent.remove(child)
+            found += child
+    if found:
+        group = ElementTree.Element("defs")
+        group.extend(found)
+        root.insert(0, group)
+
+
+def _share_clips(node: ElementTree.Element) -> None:
+    """Neighbours that are clipped alike get it from one group, so that it is written once.
+
+    A clip path lies in the coordinates of what it clips: who moves those keeps it.
+    """
+    for child in node:
+        _share_clips(child)
+    kept: list[ElementTree.Element] = []
+    for clip, run in itertools.groupby(
+        node, key=lambda child: None if "transform" in child.attrib else child.get("clip-path")
+    ):
+        alike = list(run)
+        if clip and len(alike) > 1:
+            group = ElementTree.Element("g", {"clip-path": clip})
+            for child in alike:
+                del child.attrib["clip-path"]
+                group.extend([child] if child.attrib or child.tag != "g" else list(child))
+            alike = [group]
+        kept += alike
     node[:] = kept
 
 

@@ -13,6 +13,8 @@ from matplotlib.text import Text
 from survey_lib.show import style
 from survey_lib.show.figure import (
     HERO_PANEL_INCHES,
+    _gather_definitions,
+    _share_clips,
     _share_styles,
     _spread,
     adaptive_svg,
@@ -369,6 +371,45 @@ def test_a_style_of_neighbours_is_written_once_and_worn_by_all():
     assert worn(root) == before
     assert ElementTree.tostring(root, encoding="unicode").count("fill:red") == 1 + 2 + 2
     assert [n.tag for n in root] == ["g", "use", "path", "path", "g", "text", "defs"]
+
+
+def clipped(node, by=""):
+    """(tag, x, clip path) of every leaf."""
+    by = node.get("clip-path", by)
+    if not len(node):
+        return [(node.tag, node.get("x"), by)]
+    return [one for child in node for one in clipped(child, by)]
+
+
+def test_a_clip_path_of_neighbours_is_written_once_and_moves_with_none():
+    source = (
+        '<g><g clip-path="a"><use x="1"/></g><g clip-path="a"><use x="2"/><use x="3"/></g>'
+        '<path x="4" clip-path="a"/><path x="5" clip-path="b"/><use x="6"/>'
+        '<g clip-path="b" style="fill:red"><use x="7"/></g><g clip-path="b"><use x="8"/></g>'
+        '<g clip-path="c" transform="translate(1 1)"><use x="9"/></g>'
+        '<g clip-path="c" transform="translate(1 1)"><use x="10"/></g></g>'
+    )
+    root = ElementTree.fromstring(source)
+    before = clipped(root)
+    _share_clips(root)
+    assert clipped(root) == before
+    said = ElementTree.tostring(root, encoding="unicode")
+    assert [said.count(f'clip-path="{c}"') for c in "abc"] == [1, 2, 2]
+    assert [n.tag for n in root[0]] == ["use", "use", "use", "path"]
+    assert 'style="fill:red"><use x="7"' in said
+
+
+def test_definitions_stand_in_front_once():
+    root = ElementTree.fromstring(
+        '<svg><g><defs><path id="a"/></defs><use x="1"/></g><defs><clipPath id="b"/></defs></svg>'
+    )
+    _gather_definitions(root)
+    assert [n.tag for n in root] == ["defs", "g"]
+    assert sorted(n.get("id", "") for n in root[0]) == ["a", "b"]
+    assert [n.tag for n in root[1]] == ["use"]
+    bare = ElementTree.fromstring("<svg><g/></svg>")
+    _gather_definitions(bare)
+    assert [n.tag for n in bare] == ["g"]
 
 
 def test_a_drawing_of_many_points_wears_what_matplotlib_gave_it():

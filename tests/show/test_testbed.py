@@ -103,15 +103,17 @@ def test_a_found_size_stands_beside_the_best_told_one_replicate_by_replicate():
         *[net("soft_movement", s, 12, 0.8, 0.85, knob=1.0) for s in range(3)],
         *[net("soft_movement", s, 4, 0.8, 0.6, knob=4.0) for s in range(3)],  # none is as small
         *[net("lobster", s, 12, 0.8, 0.97, knob=1.0) for s in range(3)],
+        *[net("soft_movement", s, 20, 0.8, 0.9, knob=0.25) for s in range(3)],  # took nothing
     ]
     table = frames.found_sizes(frames.nets(found)).set_index(["method", "knob"])
     assert dict(table.share) == pytest.approx({
-        ("soft_movement", 1.0): 60, ("soft_movement", 4.0): 20, ("lobster", 1.0): 30,
+        ("soft_movement", 0.25): 100, ("soft_movement", 1.0): 60, ("soft_movement", 4.0): 20,
+        ("lobster", 1.0): 30,
     })  # fmt: skip
     assert table.told["soft_movement", 1.0] == pytest.approx(100 * (0.80 + 0.90 + 0.90) / 3)
     assert table.gap["soft_movement", 1.0] == pytest.approx((-5 + 5 + 5) / 3)
     assert table.gap_low["soft_movement", 1.0] < 0 < table.gap_high["soft_movement", 1.0]
-    assert math.isnan(table.gap["soft_movement", 4.0])
+    assert all(math.isnan(table.gap["soft_movement", knob]) for knob in (0.25, 4.0))
     assert table.gap["lobster", 1.0] == pytest.approx(2.0)
     assert frames.found_sizes(frames.nets(dense())).empty
     html = tables.found_table(frames.nets(found)).html

@@ -336,7 +336,7 @@ def found_sizes(df: Frame, net: str = "resnet_small") -> Frame:
     Returns:
         A row a method and a setting of its knob: ``method``, ``kind``, ``knob``, ``share`` (of the
         dense net's size), ``score``, ``told`` (both %) and ``gap``, ``gap_low``, ``gap_high``
-        (points, told minus found), nan where no net that was told is as small.
+        (points, told minus found), nan where no net that was told is as small, or nothing went.
     """
     here = df[(df.arm == "method") & (df.net == net) & (df.epochs == FULL)]
     rows = []
@@ -344,14 +344,14 @@ def found_sizes(df: Frame, net: str = "resnet_small") -> Frame:
         ["method", "kind", "knob"]
     ):
         count = study.COUNTS[kind]
+        size = "of MACs" if kind == "channels" else "of parameters"
         told = here[(here.kind == kind) & (here.steers == "budget")]
         rivals = {}
-        for mine in one.itertuples():
+        for mine in one[one[size] < 1].itertuples():
             some = told[(told.seed == mine.seed) & (told[count] <= getattr(mine, count))]
             if len(some):
                 rivals[mine.seed] = some.loc[some.val_re.idxmax()].score
         own = 100 * one.set_index("seed").score
-        size = "of MACs" if kind == "channels" else "of parameters"
         row = {"method": method, "kind": kind, "knob": knob, "share": 100 * one[size].mean(),
                "score": own.mean()}  # fmt: skip
         if rivals:

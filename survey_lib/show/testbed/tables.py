@@ -152,8 +152,8 @@ def found_table(df: Frame) -> Html:
         caption="Methods that find their own size, after full tuning. The knob is in units of its "
         "default; kept: MACs where channels go, parameters where single weights do. Beside each "
         "the accuracy of the best on validation that was told a size and keeps no more, and its "
-        "lead. Means over replicates with 95 % t interval; where none that was told is as small, "
-        "nothing is said.",
+        "lead. Means over replicates with 95 % t interval. Nothing is said where none that was "
+        "told is as small, or where nothing went.",
         units={"kept": "%", "after": "%", "told": "%", "lead": "points"},
         decimals={"knob": 2, "kept": 1, "after": 1, "told": 1, "lead": 2},
         interval_columns={"lead": ("low", "high")},
