@@ -53,8 +53,8 @@ def pair(name, keep, epochs, *scores):
 
 
 def dense():
-    return [record(Cell("dense", s, NET), test_re=0.9, test=0.9, bytes=400, macs_nonzero=20,
-                   nonzeros=40) for s in range(3)]  # fmt: skip
+    return [record(Cell("dense", s, NET), test_re=0.9, test=0.9, bytes=400, macs=20,
+                   macs_nonzero=20, nonzeros=40) for s in range(3)]  # fmt: skip
 
 
 def test_each_method_stands_beside_int8_at_its_best_size_that_fits():
@@ -116,6 +116,10 @@ def test_a_found_size_stands_beside_the_best_told_one_replicate_by_replicate():
     assert all(math.isnan(table.gap["soft_movement", knob]) for knob in (0.25, 4.0))
     assert table.gap["lobster", 1.0] == pytest.approx(2.0)
     assert frames.found_sizes(frames.nets(dense())).empty
+    words = str(sentences.found_words(found))
+    assert "at the default of each knob, +1.8 points" in words
+    assert "in the median of methods and settings, +1.8 points" in words
+    assert sentences.found_words(dense()) is None
     html = tables.found_table(frames.nets(found)).html
     assert "1.67" in html
     assert "nan" not in html
