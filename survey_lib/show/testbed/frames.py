@@ -336,7 +336,7 @@ def found_sizes(df: Frame, net: str = "resnet_small") -> Frame:
     Returns:
         A row a method and a setting of its knob: ``method``, ``kind``, ``knob``, ``share`` (of the
         dense net's size), ``score``, ``told`` (both %) and ``gap``, ``gap_low``, ``gap_high``
-        (points, told minus found), nan where no net that was told is as small, or nothing went.
+        (points, told minus found), nan where a replicate has no such rival, or lost nothing.
     """
     here = df[(df.arm == "method") & (df.net == net) & (df.epochs == FULL)]
     rows = []
@@ -354,7 +354,7 @@ def found_sizes(df: Frame, net: str = "resnet_small") -> Frame:
         own = 100 * one.set_index("seed").score
         row = {"method": method, "kind": kind, "knob": knob, "share": 100 * one[size].mean(),
                "score": own.mean()}  # fmt: skip
-        if rivals:
+        if len(rivals) == len(one):
             rival = 100 * pd.Series(rivals)
             gap = mean_over((rival - own).dropna())
             row |= {"told": rival.mean(), "gap": gap["mean"], "gap_low": gap.low,

@@ -146,14 +146,14 @@ def found_table(df: Frame) -> Html:
         "after": some.score.to_numpy(), "told": some.told.to_numpy(), "lead": some.gap.to_numpy(),
         "low": some.gap_low.to_numpy(), "high": some.gap_high.to_numpy(),
     })  # fmt: skip
-    return table(
+    found = table(
         rows,
         name="found",
         caption="Methods that find their own size, after full tuning. The knob is in units of its "
         "default; kept: MACs where channels go, parameters where single weights do. Beside each "
         "the accuracy of the best on validation that was told a size and keeps no more, and its "
-        "lead. Means over replicates with 95 % t interval. Nothing is said where none that was "
-        "told is as small, or where nothing went.",
+        "lead. Means over replicates with 95 % t interval. Nothing is said where a replicate has "
+        "no such net, or lost nothing.",
         units={"kept": "%", "after": "%", "told": "%", "lead": "points"},
         decimals={"knob": 2, "kept": 1, "after": 1, "told": 1, "lead": 2},
         interval_columns={"lead": ("low", "high")},
@@ -167,6 +167,7 @@ def found_table(df: Frame) -> Html:
             ],
         ],
     )
+    return tall(found)
 
 
 _NOTHING_WENT = 99.995
