@@ -158,8 +158,9 @@ def found_table(df: Frame) -> Html:
         decimals={"knob": 2, "kept": 1, "after": 1, "told": 1, "lead": 2},
         interval_columns={"lead": ("low", "high")},
         notes=[
-            "Rates were searched with each knob at its default. Parameterized pruning takes whole "
-            "columns, and stands here beside single weights, which are freer to choose.",
+            "Rates were searched with each knob at its default. "
+            f"{label('parameterized_structured')} takes whole columns, and stands here beside "
+            "single weights, which are freer to choose.",
             *[
                 f"{label(name)} takes nothing away at any setting."
                 for name, one in some.groupby("method")
