@@ -259,6 +259,13 @@ def test_the_winner_is_picked_on_validation_and_told_on_test():
     lucky = [(c, n | {"val_re": 0.99}) if c.method == "taylor" else (c, n) for c, n in some]
     assert study.winner_gain(rows(*some)) == pytest.approx(0.05)
     assert study.winner_gain(rows(*lucky)) == pytest.approx(-0.05)
+    shapes = [
+        (Cell("shape", 0, keep=keep, how="inherited", epochs=6.0), {"test_re": value})
+        for keep, value in ((0.5, 0.81), (0.15, 0.83))
+    ]
+    (over_shares,) = study.INSTEAD["winner_gain"].values()
+    every = [record(cell, **found) for cell, found in (*some, *shapes)]
+    assert over_shares(every) == pytest.approx((0.09 + 0.07) / 2)
 
 
 def test_the_median_after_all_epochs_is_held_against_the_winner_after_half_of_them():

@@ -223,6 +223,15 @@ def _gain(rows: Rows, net: str, keep: float) -> float:
     return found[picked(rows, net, FULL, keep)] - found[MAGNITUDE]
 
 
+def _gain_over_shares(rows: Rows, net: str, *sizes: float) -> float:
+    """The same over ℓ1 within equal shares of all layers, which starves none."""
+    return mean(
+        board(rows, net, FULL, keep)[picked(rows, net, FULL, keep)]
+        - rows.one(arm="shape", net=net, keep=keep, how="inherited", epochs=FULL)["test_re"]
+        for keep in sizes
+    )
+
+
 def normalised_over_magnitude(rows: Rows) -> float:
     """Taylor on one scale for all layers minus ℓ1, after full tuning, where raw Taylor fell."""
     boards = [board(rows, R, FULL, SMALL), board(rows, M, FULL, HALF)]
@@ -418,6 +427,7 @@ WAITING = tuple(name for piece, names in WAITS.items() if piece not in RUN for n
 """Statistics whose claims cannot be judged yet."""
 GROWS = True
 """Methods that join the registry join the grid; until they are run they are named on the page."""
+_SHARES = "over ℓ1 within equal shares of all layers"
 INSTEAD = instead(
     Cell,
     {
@@ -492,6 +502,9 @@ INSTEAD = instead(
                 for net, keep in ((R, SMALL), (M, HALF))
             ),
         },
+        "winner_gain": {_SHARES: lambda r: _gain_over_shares(r, R, *SIZES)},
+        "winner_gain_depthwise": {_SHARES: lambda r: _gain_over_shares(r, M, HALF)},
+        "winner_gain_vgg": {_SHARES: lambda r: _gain_over_shares(r, V, HALF)},
         "winner_gain_text": {
             "over random instead of ℓ1": lambda r: _winner_on_text(r, RANDOM),
         },
