@@ -125,6 +125,15 @@ def test_a_found_size_stands_beside_the_best_told_one_replicate_by_replicate():
     assert "nan" not in html
 
 
+def test_the_best_method_is_held_against_equal_shares_net_by_net(first):
+    told = str(sentences.over_shares_words(first))
+    assert "leads it by" in told
+    assert "points, [" in told
+    assert "on the residual net" in told
+    assert "depthwise" not in told  # not run in the first piece
+    assert sentences.over_shares_words(dense()) is None
+
+
 def test_a_lead_is_paired_and_a_tie_is_said_as_one():
     records = [*dense(), *pair("l1", 0.5, 6.0, 0.80, 0.70, 0.60),
                *pair("fisher", 0.5, 6.0, 0.81, 0.7101, 0.6099),

@@ -1,6 +1,6 @@
 """The common testbed's sentences, each chosen by what the records say."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from IPython.display import display
@@ -138,24 +138,51 @@ def found_words(records: Sequence[Record]) -> Html | None:
     Returns:
         None where it was not run.
     """
-    told = []
-    for words, way in study.INSTEAD["told_over_found"].items():
-        if "alone" in words:  # another rival, which the mean is said of
-            continue
-        values = []
-        for seed in sorted({r.seed for r in records}):
-            with suppress(MissingArm):
-                values.append(way([r for r in records if r.seed == seed]))
-        if len(values) > 1:
-            gap = t_interval(values)
-            told.append(
-                f"{words}, {mean_words(gap, SHARE_OF_IMAGES)} points, "
-                f"{range_words(gap, unit=SHARE_OF_IMAGES)}"
-            )
+    told = [
+        f"{words}, {points}"
+        for words, way in study.INSTEAD["told_over_found"].items()
+        # the mean is said of all rivals, and not of one alone
+        if "alone" not in words and (points := _points(way, records))
+    ]
     if not told:
         return None
     said = f"Settings at which a net breaks weigh much in that. The lead is, {'; '.join(told)}."
     return Html(f'<p class="survey">{escape(said)}</p>', said)
+
+
+def over_shares_words(records: Sequence[Record]) -> Html | None:
+    """What the best method is worth over ℓ1 within equal shares of all layers, net by net."""
+    told = []
+    for net, name in OVER_SHARES.items():
+        (way,) = study.INSTEAD[name].values()
+        if points := _points(way, records):
+            told.append(f"{points} on the {NETS[net]}")
+    if not told:
+        return None
+    said = (
+        "Where ℓ1 is told to take the same share of every layer, which starves none, the best "
+        f"method leads it by {_listed(told)}."
+    )
+    return Html(f'<p class="survey">{escape(said)}</p>', said)
+
+
+OVER_SHARES = {
+    "resnet_small": "winner_gain", "mobilenet_small": "winner_gain_depthwise",
+    "vgg_small": "winner_gain_vgg",
+}  # fmt: skip
+"""Net → the statistic that asks what its best method is worth over ℓ1."""
+
+
+def _points(way: Callable[[list[Record]], float], records: Sequence[Record]) -> str:
+    """Mean and interval over replicates in words; empty where fewer than two have the runs."""
+    values = []
+    for seed in sorted({r.seed for r in records}):
+        with suppress(MissingArm):
+            values.append(way([r for r in records if r.seed == seed]))
+    if len(values) < 2:
+        return ""
+    gap = t_interval(values)
+    return f"{mean_words(gap, SHARE_OF_IMAGES)} points, {range_words(gap, unit=SHARE_OF_IMAGES)}"
 
 
 _CALLED = {"better": "a lead", "worse": "a loss", "tie": "a tie"}
