@@ -96,6 +96,7 @@ RUN = (
     "outcome",
     "neurons",
     "bits",
+    "vgg",
 )
 """Names of the pieces that rates and study hold so far."""
 RATED: tuple[str, ...] = ()
