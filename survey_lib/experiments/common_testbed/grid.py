@@ -98,7 +98,7 @@ RUN = (
     "bits",
 )
 """Names of the pieces that rates and study hold so far."""
-RATED: tuple[str, ...] = ()
+RATED: tuple[str, ...] = ("vgg",)
 """Names of further pieces whose rates are searched before their study is run."""
 
 
@@ -193,6 +193,7 @@ TRIES: dict[str, int] = {
     "char_gpt weights 0.25 at 0.2": 5,
     "resnet_small channels 6": 4,
     "resnet_small weights 6": 4,
+    "vgg_small channels 6 at 0.5": 5,
 }
 """Comparison → how many rates each of its roles tries; 3 where nothing is said."""
 FIRST: dict[str, int] = {
@@ -219,6 +220,8 @@ FIRST: dict[str, int] = {
     "char_gpt group_fisher 0.25 at 0.5": 3,
     "char_gpt to_prune_or_not 0.25 at 0.5": 3,
     "resnet_small adaptive_activation 6": 3,
+    "vgg_small group_fisher 6 at 0.5": 3,
+    "vgg_small closer_look 6 at 0.5": 2,
 }
 """Role → the first of them, by its place on the ladder; 4 where nothing is said."""
 
