@@ -266,6 +266,10 @@ def test_the_winner_is_picked_on_validation_and_told_on_test():
     (over_shares,) = study.INSTEAD["winner_gain"].values()
     every = [record(cell, **found) for cell, found in (*some, *shapes)]
     assert over_shares(every) == pytest.approx((0.09 + 0.07) / 2)
+    plain = boards_at(6.0, 0.5, (0.9, 0.8, 0.8, 0.8, 0.85, 0.8), "vgg_small")
+    plain.append((Cell("shape", 0, "vgg_small", keep=0.5, how="inherited", epochs=6.0),
+                  {"test_re": 0.89}))  # fmt: skip
+    assert study.winner_over_shares_vgg(rows(*plain)) == pytest.approx(0.01)
 
 
 def test_the_median_after_all_epochs_is_held_against_the_winner_after_half_of_them():

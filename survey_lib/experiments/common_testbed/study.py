@@ -218,6 +218,11 @@ def winner_gain_vgg(rows: Rows) -> float:
     return _gain(rows, V, HALF)
 
 
+def winner_over_shares_vgg(rows: Rows) -> float:
+    """There, over ℓ1 within equal shares of all layers."""
+    return _gain_over_shares(rows, V, HALF)
+
+
 def _gain(rows: Rows, net: str, keep: float) -> float:
     found = board(rows, net, FULL, keep)
     return found[picked(rows, net, FULL, keep)] - found[MAGNITUDE]
@@ -402,7 +407,7 @@ STATISTICS = statistics(
     spread_left_depthwise, winner_gain_depthwise, winner_gain_vgg, shares_over_budget,
     weights_over_random, gradual_over_at_once, weights_over_channels, int8_over_pruned,
     spread_left_after_three, order_after_three, longer_over_better, normalised_over_magnitude,
-    winner_gain_text, told_over_found, free=FREE,
+    winner_gain_text, told_over_found, winner_over_shares_vgg, free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
@@ -416,7 +421,7 @@ WAITS = {
         "shares_over_budget",
         "normalised_over_magnitude",
     ),
-    "vgg": ("spread_left_vgg", "winner_gain_vgg"),
+    "vgg": ("spread_left_vgg", "winner_gain_vgg", "winner_over_shares_vgg"),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
     "outcome": ("told_over_found",),
     "neurons": ("winner_gain_text",),
