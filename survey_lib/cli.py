@@ -333,8 +333,8 @@ def prune(
     method: Annotated[
         str,
         typer.Option(
-            help="fisher, taylor, l1, l2, thinet, …; of a language model random, magnitude, taylor,"
-            " fisher or sensitivity"
+            help="fisher, taylor, l1, l2, thinet, …, with a setting as in l1:scope=local; of a"
+            " language model random, magnitude, taylor, fisher or sensitivity"
         ),
     ] = "fisher",
     keep: Annotated[
@@ -403,7 +403,10 @@ def compare_methods(
     keep: Annotated[
         str, typer.Option(help="macs=, params= or activations= a fraction")
     ] = "macs=0.5",
-    methods: Annotated[str, typer.Option(help="names with commas between them, or all")] = "all",
+    methods: Annotated[
+        str,
+        typer.Option(help="names with commas between them, as in l1,l1:scope=local,fisher; or all"),
+    ] = "all",
     seeds: Annotated[int, typer.Option(min=1, max=100)] = 3,
     tune_epochs: Annotated[float, typer.Option(callback=_finite, help="of tuning, each")] = 2.0,
     lr: Annotated[float, typer.Option(callback=_finite, help="the middle rate tried")] = 0.02,

@@ -16,6 +16,7 @@ from survey_lib.experiments.own_net import cells as own_cells
 from survey_lib.experiments.own_net import compare as own
 from survey_lib.mechanics.budget import Budget
 from survey_lib.methods import own_model
+from survey_lib.methods.asked import EVEN
 from survey_lib.methods.contract import METHODS
 from survey_lib.show import own_page
 from tests.image_folder import red_and_blue
@@ -111,6 +112,20 @@ def seed(record):
     return record.seed
 
 
+def test_a_setting_makes_another_method_of_the_same(images, tmp_path):
+    done = ran(request(images, "l1", EVEN, seeds=1, tries=1), tmp_path)
+    assert not done.failed
+    labels = {line.name: line.label for line in done.lines}
+    assert labels == {"l1": "ℓ1", EVEN: "ℓ1, scope local", "": "dense, trained on"}
+    widths = {
+        r.config["method"]: [layer["kept"] for layer in r.numbers["layers"]]
+        for r in done.records if r.config["arm"] == "method"
+    }  # fmt: skip
+    assert abs(widths[EVEN][0] - widths[EVEN][1]) <= 1  # of eight in both layers
+    assert done.comparison is not None
+    assert {row.name for row in done.comparison.rows} == {"dense", "ℓ1", "ℓ1, scope local"}
+
+
 def test_other_versions_of_the_methods_are_other_results():
     parts = set(runner.code_parts("own_net"))
     able = [e for e in METHODS.values() if (e.kind, e.steers) == ("channels", "budget")]
@@ -145,6 +160,8 @@ def fingerprints(images):
         (("l1",), {"budget": Budget("macs", 1e-4)}, "out of reach"),
         (("nope",), {}, "no channels method 'nope'"),
         (("magnitude",), {}, "no channels method 'magnitude'"),
+        (("l1:scope=none",), {}, "no scope 'none'; use one of global, local"),
+        (("l1:scop=local",), {}, "no setting 'scop=local'"),
         (("bn_scale",), {}, "no batch norm carries it"),
         (("l1",), {"data": "zip:x"}, "cannot use data 'zip:x'"),
         (("l1",), {"spec": "timm:nope"}, "timm has no net 'nope'"),
@@ -171,7 +188,7 @@ def test_of_all_methods_those_that_cannot_work_are_left_out_with_the_reason(imag
     assert not set(names) & set(left_out)
     assert all(left_out.values())
     assert "no batch norm" in left_out["bn_scale"]
-    assert {"l1", "random", "taylor", "group_fisher", "rethinking"} <= set(names)
+    assert {"l1", EVEN, "random", "taylor", "group_fisher", "rethinking"} <= set(names)
     assert not said
 
 

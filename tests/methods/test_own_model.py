@@ -94,13 +94,13 @@ def test_whatever_the_method_the_tuning_asked_for_is_what_is_spent(
 ):
     """One epoch in batches of 8; a method that trains in parts sees a few images more in it."""
     rates = []
-    plain = own_model.contract.METHODS[method].compress
+    plain = METHODS[method].compress
 
     def watched(*args, tuning, **more):
         rates.append((tuning.lr, tuning.epochs, tuning.batch))
         return plain(*args, tuning=tuning, **more)
 
-    monkeypatch.setattr(own_model.contract.METHODS[method].load(), "compress", watched)
+    monkeypatch.setattr(METHODS[method].load(), "compress", watched)
     result = asked(images, tmp_path / "out", method=method, tune_epochs="1", lr="0.01")
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "report.json").read_text())

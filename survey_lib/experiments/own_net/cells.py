@@ -14,6 +14,7 @@ from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.surgery import save_compressed
 from survey_lib.methods import contract
+from survey_lib.methods.asked import asked
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.own import load_weights, own_splits, own_task
 from survey_lib.tasks.states import distinct
@@ -49,6 +50,7 @@ class Cell:
     train_lr: float = 0.02
     batch: int = 64
     method: str = ""
+    """As :func:`survey_lib.methods.asked.asked` reads it."""
     metric: str = "macs"
     keep: float = 0.5
     epochs: float = 0.0
@@ -111,9 +113,9 @@ def method(context: Context) -> dict[str, Any]:
     """A method at the budget, then the tuning; what is kept can be loaded as ``survey prune``'s."""
     cell = context.cell
     task, net = _start(context)
-    entry = contract.find(cell.method, kind="channels", steers="budget")
-    result = entry.compress(
-        net, task, Budget(cell.metric, cell.keep), entry.config(),
+    one = asked(cell.method)
+    result = one.entry.compress(
+        net, task, Budget(cell.metric, cell.keep), one.config,
         tuning=_tuning(cell) if cell.epochs else None, generator=context.generator(),
     )  # fmt: skip
     graph = trace_groups(net, task.example(1))

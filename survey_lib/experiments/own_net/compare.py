@@ -24,6 +24,7 @@ from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.graph import GraphError, trace_groups
 from survey_lib.mechanics.surgery import load_compressed
 from survey_lib.methods import contract
+from survey_lib.methods.asked import EVEN, asked
 from survey_lib.tasks.dense import seeded
 from survey_lib.tasks.own import fingerprint, load_weights, own_splits, own_task
 from survey_lib.tasks.task import Task, Training
@@ -43,7 +44,8 @@ class Request:
     data: str
     budget: Budget
     methods: tuple[str, ...] = ()
-    """Names; empty: all of kind ``channels`` that are steered by a budget and can work here."""
+    """Names, with settings where they differ from the defaults; empty: all of kind ``channels``
+    that are steered by a budget and can work here, and magnitude within equal shares."""
     seeds: int = 3
     tune_epochs: float = 2.0
     lr: float = 0.02
@@ -165,19 +167,17 @@ def _able(request: Request, task: Task) -> tuple[list[str], dict[str, str]]:
         ValueError: a method was asked for by name that cannot, or none can.
     """
     every = [n for n, e in contract.METHODS.items() if (e.kind, e.steers) == ("channels", "budget")]
-    asked = list(dict.fromkeys(request.methods)) or every
+    names = list(dict.fromkeys(request.methods)) or [*every, EVEN]
     net = task.build(seeded(0))
     if request.weights:
         load_weights(net, request.weights)
     graph = trace_groups(net, task.example(1))
     count_macs(net, task.example(1))  # the table will have to
     able, left_out = [], {}
-    for name in asked:
-        entry = contract.find(name, kind="channels", steers="budget")
+    for name in names:
+        one = asked(name)
         try:
-            entry.load().reach(graph, request.budget, entry.config())
-            if check := getattr(entry.load(), "check", None):
-                check(net, graph, task, entry.config())
+            one.refuse(net, graph, task, request.budget)
         except (ValueError, GraphError) as why:
             if request.methods:
                 raise
@@ -270,7 +270,7 @@ def _line(request: Request, name: str, numbers: Mapping[Cell, Mapping[str, Any]]
     lr = max(request.rates, key=lambda rate: mean("val", rate))
     at = [numbers[_tuned(request, name, s, lr)] for s in seeds]
     return Line(
-        name, contract.METHODS[name].label if name else LONGER, lr,
+        name, asked(name).label if name else LONGER, lr,
         len(request.rates) > 1 and lr in (request.rates[0], request.rates[-1]),
         _interval(n["test"] for n in at), None, mean("macs", lr), mean("params", lr),
         math.fsum(n.get("seconds", 0.0) for n in at) / len(at),
@@ -312,5 +312,5 @@ def _timed(
         if name:
             folder = artefacts(SLUG, _tuned(request, name, 0, lr), digest) / "net"
             if folder.exists():
-                nets[contract.METHODS[name].label] = load_compressed(folder, dense(), example)
+                nets[asked(name).label] = load_compressed(folder, dense(), example)
     return compare(nets, task.example(min(8, len(task.test))))
