@@ -126,8 +126,9 @@ def fallen_words(df: Frame, nets: Sequence[str], keep: float) -> Html | None:
     if rest := [name for name in either if name not in both]:
         told += f"; on one of them {_listed(rest)} {'do' if len(rest) > 1 else 'does'}"
     said = (
-        f"{told}. Among those that stand on both, the orders agree with a rank correlation of "
-        f"{mean_words(found, 'correlation')}, {range_words(found, unit='correlation')}."
+        f"{told}. Among those that stand on both in a replicate, the orders agree with a rank "
+        f"correlation of {mean_words(found, 'correlation')}, "
+        f"{range_words(found, unit='correlation')}."
     )
     return Html(f'<p class="survey">{escape(said)}</p>', said)
 
