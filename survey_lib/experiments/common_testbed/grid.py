@@ -77,9 +77,10 @@ PIECES = (
     Piece("at 70 %", "resnet_small", _CHANNELS, (0.0, FULL), (0.7,), beside=_BESIDE, minutes=50),
     Piece("adapters", "resnet_small", ("adapters",), (0.0, FULL), (HALF, SMALL), minutes=9),
     Piece("outcome", "resnet_small", ("channels", "weights"), (FULL,), knobs=KNOBS, minutes=62),
-    Piece("neurons", "char_gpt", ("channels", "weights"), (0.25,), _NEURONS, minutes=71),
+    Piece("neurons", "char_gpt", ("channels", "weights"), (0.25,), _NEURONS,
+          beside=("inherited",), minutes=75),
     Piece("bits", "char_gpt", ("bits",), (0.0,), knobs=(1.0,), minutes=1),
-    Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=118),
+    Piece("vgg", "vgg_small", _CHANNELS, (0.0, FULL), (HALF,), beside=_BESIDE, minutes=223),
 )  # fmt: skip
 RUN = (
     "resnet",

@@ -325,16 +325,26 @@ def weights_over_channels(rows: Rows) -> float:
     return best["test_re"] - board(rows, R, FULL, SMALL)[picked(rows, R, FULL, SMALL)]
 
 
-def _winner_on_text(rows: Rows, rival: str) -> float:
-    """Half of the MACs, character model: loss of a rival minus that of the best on validation."""
+def _winner_on_text(rows: Rows, rival: str = "") -> float:
+    """Half of the MACs, character model: loss of a rival minus that of the best on validation.
+
+    Without a name the rival is ℓ1 within equal shares of all layers.
+    """
     length = max(n for p in PIECES if p.net == T for n in p.lengths)
     val, test = (board(rows, T, length, HALF, of) for of in ("val", "test"))
-    return test[rival] - test[min(val, key=lambda name: val[name])]
+    even = {"arm": "shape", "net": T, "keep": HALF, "how": "inherited", "epochs": length}
+    against = test[rival] if rival else rows.one(**even)["test"]
+    return against - test[min(val, key=lambda name: val[name])]
 
 
 def winner_gain_text(rows: Rows) -> float:
     """Half of the MACs, character model: loss of ℓ1 minus that of the best method on validation."""
     return _winner_on_text(rows, MAGNITUDE)
+
+
+def winner_over_shares_text(rows: Rows) -> float:
+    """The same over ℓ1 within equal shares of all layers, which takes heads as well as neurons."""
+    return _winner_on_text(rows)
 
 
 COUNTS = {"channels": "macs", "weights": "nonzeros"}
@@ -407,7 +417,8 @@ STATISTICS = statistics(
     spread_left_depthwise, winner_gain_depthwise, winner_gain_vgg, shares_over_budget,
     weights_over_random, gradual_over_at_once, weights_over_channels, int8_over_pruned,
     spread_left_after_three, order_after_three, longer_over_better, normalised_over_magnitude,
-    winner_gain_text, told_over_found, winner_over_shares_vgg, free=FREE,
+    winner_gain_text, told_over_found, winner_over_shares_vgg, winner_over_shares_text,
+    free=FREE,
 )  # fmt: skip
 WAITS = {
     "fresh": ("fresh_over_winner",),
@@ -424,7 +435,7 @@ WAITS = {
     "vgg": ("spread_left_vgg", "winner_gain_vgg", "winner_over_shares_vgg"),
     "weights": ("weights_over_random", "gradual_over_at_once", "weights_over_channels"),
     "outcome": ("told_over_found",),
-    "neurons": ("winner_gain_text",),
+    "neurons": ("winner_gain_text", "winner_over_shares_text"),
     "bits": ("int8_over_pruned",),
 }
 """Piece → statistics that need its runs; those that none names need the first piece alone."""
@@ -459,9 +470,6 @@ INSTEAD = instead(
         },
         "spread_left_vgg": {
             "without the last after full tuning": lambda r: left_without_the_last(
-                board(r, V, FULL, HALF), board(r, V, 0.0, HALF)
-            ),
-            "without those that fell": lambda r: left_of_standing(
                 board(r, V, FULL, HALF), board(r, V, 0.0, HALF)
             ),
         },
@@ -512,6 +520,7 @@ INSTEAD = instead(
         "winner_gain_vgg": {_SHARES: lambda r: _gain_over_shares(r, V, HALF)},
         "winner_gain_text": {
             "over random instead of ℓ1": lambda r: _winner_on_text(r, RANDOM),
+            _SHARES: _winner_on_text,
         },
         "fresh_over_winner": {
             "fresh weights for equal epochs": lambda r: (
