@@ -357,12 +357,18 @@ def test_a_found_size_is_held_against_the_best_told_one_that_is_no_larger():
 def test_the_winner_on_text_has_the_lowest_loss_on_validation():
     losses = {"l1": (1.9, 2.0), "l2": (1.8, 1.95), "fisher": (1.6, 1.7), "random": (1.7, 1.6),
               "taylor": (2.0, 1.5)}  # fmt: skip
-    found = rows(*(
+    some = [
         (Cell("method", 0, "char_gpt", name, keep=0.5, epochs=0.25), {"val": val, "test": test})
         for name, (val, test) in losses.items()
-    ))  # fmt: skip
+    ]
+    found = rows(*some)
     assert study.winner_gain_text(found) == pytest.approx(0.3)
     assert study._winner_on_text(found, "random") == pytest.approx(-0.1)
+    with pytest.raises(MissingArm):
+        study.winner_over_shares_text(found)
+    even = Cell("shape", 0, "char_gpt", keep=0.5, how="inherited", epochs=0.25)
+    found = rows(*some, (even, {"val": 1.65, "test": 1.78}))
+    assert study.winner_over_shares_text(found) == pytest.approx(0.08)
 
 
 def test_int8_is_compared_with_the_best_net_of_no_more_bytes():

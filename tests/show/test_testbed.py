@@ -74,7 +74,9 @@ def test_each_method_stands_beside_int8_at_its_best_size_that_fits():
             text("magnitude", seed, 120, 1.63 + luck, keep=0.3, **tuned),
             text("magnitude", seed, 100, 1.60 + 2 * luck, keep=0.2, **tuned),
             text("random", seed, 130, 1.55 + luck, keep=0.35, **tuned),  # a little too large
-        ]
+            record(Cell("shape", seed, frames.TEXT, keep=0.5, how="inherited", **tuned),
+                   val=1.6, test=1.7 + luck, bytes=110),
+        ]  # fmt: skip
     found = frames.within_int8(frames.nets(records)).set_index("method")
     assert dict(found.keep) == {"l1": 0.35, "magnitude": 0.2}
     assert dict(found.share) == pytest.approx({"l1": 110 / 400, "magnitude": 0.25})
@@ -82,8 +84,10 @@ def test_each_method_stands_beside_int8_at_its_best_size_that_fits():
     assert found.gap_high["l1"] == pytest.approx(0.1)
     assert found.gap_high["magnitude"] > 0.15
     assert frames.within_int8(frames.nets(records[:1])).empty
-    html = tables.text_table(frames.nets(records)).html  # ℓ1 alone has a net at half
+    html = tables.text_table(frames.nets(records)).html  # ℓ1 alone has nets at half, and the shape
     assert "1.530" in html
+    assert "1.710" in html
+    assert "ℓ1 within equal shares" in html
     assert "0.100" in html
     assert "magnitude" not in html
 
@@ -598,6 +602,8 @@ def test_who_leads_on_another_net_is_counted_and_named():
     assert "1 of 3 methods end better than ℓ1, 1 worse, and 1 tie" in said
     assert "In front are ThiNet, " in said
     assert said.endswith("by −10.0 to 3.0 points.")
+    every = sentences.counted_over(frames.nets(records), (NET, "vgg_small"), (0.5, 0.15))
+    assert [one.text for one in every] == [said]
 
 
 def test_a_tie_of_nets_that_stand_and_nets_that_fell_is_named():

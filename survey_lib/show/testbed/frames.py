@@ -57,7 +57,7 @@ def look(name: str) -> str:
 
 
 BESIDE = {
-    "longer": "dense, trained on", "inherited": "one shape, inherited weights",
+    "longer": "dense, trained on", "inherited": "ℓ1 within equal shares",
     "e": "one shape, fresh weights, equal epochs", "b": "one shape, fresh weights, equal MACs",
 }  # fmt: skip
 """What stands beside the methods → what a reader calls it."""

@@ -235,6 +235,11 @@ def counted_on(df: Frame, net: str, keep: float) -> Html:
     return Html(f'<p class="survey">{escape(said)}</p>', said)
 
 
+def counted_over(df: Frame, nets: Sequence[str], keeps: Sequence[float]) -> list[Html]:
+    """The same of every net and size that was run."""
+    return [counted_on(df, net, k) for net in nets for k in keeps if len(shapes(df, net, k))]
+
+
 def tell(*said: Html | None) -> None:
     """Show the sentences that are there."""
     display(*[one for one in said if one])

@@ -115,9 +115,10 @@ def text_table(df: Frame) -> Html:
     fits = within_int8(df).set_index("method")
     here = df[(df.net == TEXT) & (df.keep == HALF) & (df.epochs > 0)]
     rows = []
-    for method, one in here.groupby("method"):
-        own = mean_over(one.score)
-        row = {"method": label(method), "takes": METHODS[method].kind, "at half": own["mean"],
+    for (name, how), one in here.groupby(["method", "how"]):
+        method, own = name or how, mean_over(one.score)
+        kind = METHODS[name].kind if name else "channels"
+        row = {"method": label(method), "takes": kind, "at half": own["mean"],
                "low": own.low, "high": own.high}  # fmt: skip
         if method in fits.index:
             fit = fits.loc[method]
