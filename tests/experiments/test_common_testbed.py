@@ -84,9 +84,10 @@ def test_pieces_have_names_and_a_price_that_can_be_paid():
     assert len(set(EVERY)) == len(EVERY)
     assert set(grid.RUN) <= set(EVERY)
     assert grid.PIECES[0].name in grid.RUN  # quick is a slice of it
-    # core-minutes of rates and study: a piece in two hours on two cores, all in twelve; study in six
+    # core-minutes of rates and study: a piece in two hours on two cores, all in twelve
     assert max(p.minutes for p in grid.PIECES) <= 2 * 2 * 60
     assert sum(p.minutes for p in grid.PIECES) <= 2 * 12 * 60
+    # what the study itself took: six hours
     spent = sum(r.provenance["seconds"] for r in recorded("common_testbed", "study"))
     assert 0 < spent <= 2 * 6 * 3600
 

@@ -78,9 +78,11 @@ def test_each_method_stands_beside_int8_at_its_best_size_that_fits():
                    val=1.6, test=1.7 + luck, bytes=110),
         ]  # fmt: skip
     found = frames.within_int8(frames.nets(records)).set_index("method")
-    assert dict(found.keep) == {"l1": 0.35, "magnitude": 0.2}
-    assert dict(found.share) == pytest.approx({"l1": 110 / 400, "magnitude": 0.25})
-    assert dict(found.gap) == pytest.approx({"l1": 0.1, "magnitude": 0.1})  # pairs, not means
+    assert dict(found.keep) == {"l1": 0.35, "magnitude": 0.2, "inherited": 0.5}
+    shares = {"l1": 110 / 400, "magnitude": 0.25, "inherited": 110 / 400}
+    assert dict(found.share) == pytest.approx(shares)
+    gaps = {"l1": 0.1, "magnitude": 0.1, "inherited": 0.19}  # pairs, not means
+    assert dict(found.gap) == pytest.approx(gaps)
     assert found.gap_high["l1"] == pytest.approx(0.1)
     assert found.gap_high["magnitude"] > 0.15
     assert frames.within_int8(frames.nets(records[:1])).empty
@@ -182,8 +184,11 @@ def test_nets_stand_side_by_side_in_the_order_of_the_first(every):
     rows = [t.get_text() for t in left.get_yticklabels()]
     first = data[data.net == NET].set_index("label")["mean"]
     assert [first[r] for r in rows if r in first] == sorted(first, reverse=True)
-    own = frames.leads(df, "mobilenet_small", KEEP, grid.FULL)
+    own = frames.leads(df, "mobilenet_small", KEEP, grid.FULL, even=True)
     assert dict(data[data.net == "mobilenet_small"]["mean"]) == dict(own["mean"])
+    alone = frames.leads(df, "mobilenet_small", KEEP, grid.FULL)
+    assert set(own.index) == {*alone.index, "inherited"}
+    assert "ℓ1 within equal shares" in rows
     assert left.get_xlim() == right.get_xlim()
 
 

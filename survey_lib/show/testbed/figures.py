@@ -41,9 +41,11 @@ def lead_figure(df: Frame, net: str, keep: float) -> tuple[Any, Frame]:
 def nets_figure(df: Frame, nets: Sequence[str], keep: float) -> tuple[Any, Frame]:
     """The leads after full tuning, a panel a net, in the order of the first; on one scale.
 
-    Methods that fell would press all others together, and stand at the edge as numbers.
+    ℓ1 within equal shares of all layers stands among the methods. Methods that fell would press all
+    others together, and stand at the edge as numbers.
     """
-    return _leads(df, [(NETS[net], net, FULL) for net in nets], keep, by=0, least=-FALLEN)
+    boards = [(NETS[net], net, FULL) for net in nets]
+    return _leads(df, boards, keep, by=0, least=-FALLEN, even=True)
 
 
 TITLES = ("before tuning", "after full tuning")
@@ -51,14 +53,14 @@ TITLES = ("before tuning", "after full tuning")
 
 def _leads(
     df: Frame, boards: Sequence[tuple[str, str, float]], keep: float, *, by: int,
-    least: float = -math.inf,
+    least: float = -math.inf, even: bool = False,
 ) -> tuple[Any, Frame]:  # fmt: skip
     """Leads over ℓ1, a panel a board (title, net, epochs), sorted as on board ``by``.
 
-    Leads below ``least`` are not drawn but written.
+    Leads below ``least`` are not drawn but written; with ``even`` ℓ1 within equal shares is a row.
     """
-    fig, axes = panels(len(boards), height=5.2, sharex=True, sharey=True)
-    found = [leads(df, net, keep, epochs) for _, net, epochs in boards]
+    fig, axes = panels(len(boards), columns=3, height=5.2, sharex=True, sharey=True)
+    found = [leads(df, net, keep, epochs, even=even) for _, net, epochs in boards]
     order = found[by].sort_values("mean", ascending=False).index
     names = [*order, *(n for n in pd.concat(found).index.unique() if n not in order)]
     looks = {name: (look(name), {"label": label(name)}) for name in names}

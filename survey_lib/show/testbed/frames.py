@@ -27,7 +27,7 @@ LOOKS = {
     "parameterized_structured": "psp", "role_of_structured": "serene", "lobster": "lobster",
     "adaptive_activation": "adaptive_activation", "adaptive_budget": "adaptive_activation",
     "pruning_adapters": "adapters", "llm_int8": "int8", "what_matters_llm": "gum",
-    "to_prune_or_not": "serene",
+    "to_prune_or_not": "serene", "inherited": "magnitude",
 }  # fmt: skip
 """Method → series of the style; all others look alike."""
 OTHERS = "oneshot"
@@ -113,14 +113,22 @@ def channel_methods(df: Frame, net: str) -> Frame:
               & (df.steers == "budget")]  # fmt: skip
 
 
-def leads(df: Frame, net: str, keep: float, epochs: float, value: str = "score") -> Frame:
+def leads(
+    df: Frame, net: str, keep: float, epochs: float, value: str = "score", *, even: bool = False
+) -> Frame:
     """Replicate by replicate, each method minus ℓ1 in points: mean and interval by method.
+
+    With ``even`` ℓ1 within equal shares of all layers stands among them, as ``inherited``.
 
     Returns:
         Indexed by method: ``mean``, ``low``, ``high``, ``seeds``, and ``word``: better, worse, or
         tie where the interval holds zero.
     """
-    some = channel_methods(df, net)
+    some: Frame = channel_methods(df, net)
+    if even:
+        shape: Frame = df[(df.net == net) & (df.how == "inherited")]
+        both: Frame = pd.concat([some, shape.assign(method="inherited")])
+        some = both
     some = some[(some.keep == keep) & (some.epochs == epochs)]
     if not epochs:  # untuned there are no fresh weights
         some = some[some.method != FRESH]
@@ -311,9 +319,11 @@ def within_int8(df: Frame) -> Frame:
         ``gap_low``, ``gap_high`` of the loss minus that of eight bits (nats a character), replicate
         by replicate.
     """
-    here = df[(df.net == TEXT) & (df.arm == "method")]
+    here = df[df.net == TEXT]
     int8 = here[here.kind == "bits"].set_index("seed")
-    tuned = here[here.kind.isin(["channels", "weights"]) & (here.epochs > 0)]
+    tuned = here[(here.kind.isin(["channels", "weights"]) | (here.arm == "shape"))
+                 & (here.epochs > 0)]  # fmt: skip
+    tuned = tuned.assign(method=tuned.method.where(tuned.arm == "method", tuned.how))
     rows = []
     for method, mine in tuned.groupby("method") if len(int8) else ():
         sizes = mine.groupby("keep").agg(val=("val", "mean"), share=("of bytes", "mean"))
