@@ -29,7 +29,8 @@ class Asked:
     @property
     def label(self) -> str:
         """Its name in tables and figures."""
-        return ", ".join([self.entry.label, *(c.replace("=", " ") for c in self.changed)])
+        changes = ", ".join(c.replace("=", " ") for c in self.changed)
+        return self.entry.label + (f" ({changes})" if changes else "")
 
     def refuse(self, model: nn.Module, graph: ChannelGraph, task: Task, budget: Budget) -> None:
         """Raise for what cannot work on this net; nothing is trained.

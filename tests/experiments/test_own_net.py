@@ -116,14 +116,14 @@ def test_a_setting_makes_another_method_of_the_same(images, tmp_path):
     done = ran(request(images, "l1", EVEN, seeds=1, tries=1), tmp_path)
     assert not done.failed
     labels = {line.name: line.label for line in done.lines}
-    assert labels == {"l1": "ℓ1", EVEN: "ℓ1, scope local", "": "dense, trained on"}
+    assert labels == {"l1": "ℓ1", EVEN: "ℓ1 (scope local)", "": "dense, trained on"}
     widths = {
         r.config["method"]: [layer["kept"] for layer in r.numbers["layers"]]
         for r in done.records if r.config["arm"] == "method"
     }  # fmt: skip
     assert abs(widths[EVEN][0] - widths[EVEN][1]) <= 1  # of eight in both layers
     assert done.comparison is not None
-    assert {row.name for row in done.comparison.rows} == {"dense", "ℓ1", "ℓ1, scope local"}
+    assert {row.name for row in done.comparison.rows} == {"dense", "ℓ1", "ℓ1 (scope local)"}
 
 
 def test_other_versions_of_the_methods_are_other_results():

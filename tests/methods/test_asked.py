@@ -20,7 +20,7 @@ def test_a_name_alone_is_the_entry_as_the_registry_has_it():
 def test_settings_are_read_in_the_type_of_their_defaults():
     one = asked("group_fisher:coupled=no:d=10:alpha=0.5:score=fisher")
     assert one.config == one.entry.config(coupled=False, d=10, alpha=0.5, score="fisher")
-    assert one.label == "Group Fisher, coupled no, d 10, alpha 0.5, score fisher"
+    assert one.label == "Group Fisher (coupled no, d 10, alpha 0.5, score fisher)"
     assert asked("group_fisher:coupled=True").config.coupled is True
 
 
