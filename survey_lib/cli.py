@@ -333,8 +333,8 @@ def prune(
     method: Annotated[
         str,
         typer.Option(
-            help="fisher, taylor, l1, l2, thinet, …, with a setting as in l1:scope=local; of a"
-            " language model random, magnitude, taylor, fisher or sensitivity"
+            help="fisher, taylor, l1, l2, thinet, …; of a language model random, magnitude, taylor,"
+            " fisher or sensitivity"
         ),
     ] = "fisher",
     keep: Annotated[

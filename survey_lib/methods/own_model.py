@@ -22,7 +22,7 @@ from survey_lib.mechanics.budget import Budget
 from survey_lib.mechanics.graph import trace_groups
 from survey_lib.mechanics.sparse import StorageError
 from survey_lib.mechanics.surgery import load_compressed, read_recipe, save_compressed
-from survey_lib.methods.asked import asked
+from survey_lib.methods import contract
 from survey_lib.methods.compressed import Compressed
 from survey_lib.tasks.data import image_folder
 from survey_lib.tasks.dense import seeded
@@ -67,8 +67,8 @@ def prune(
     Args:
         spec: the net, see :func:`survey_lib.tasks.own.constructor`.
         data: ``imagefolder:PATH``.
-        method: of kind ``channels`` and steered by a budget, as
-            :func:`survey_lib.methods.asked.asked` reads it.
+        method: of kind ``channels`` and steered by a budget, in
+            :data:`survey_lib.methods.contract.METHODS`.
         budget: ``macs``, ``params`` or ``activations``.
         out: folder for ``recipe.json``, ``weights.safetensors`` and ``report.json``.
         weights: a safetensors file of the trained dense net; without it the net is trained here.
@@ -86,7 +86,7 @@ def prune(
         DataError: images or weights are missing or damaged.
         GraphError, MacsError: the net cannot be followed or counted; before anything is trained.
     """
-    one = asked(method)
+    entry = contract.find(method, kind="channels", steers="budget")
     if train_epochs <= 0 or tune_epochs < 0 or lr <= 0 or batch < 1:
         raise ValueError("need train epochs > 0, tune epochs ≥ 0, a rate > 0 and a batch ≥ 1")
     check_folder(out)
@@ -100,7 +100,9 @@ def prune(
     dense = task.build(seeded(seed))
     # before anything is trained: net, data and budget may be refused
     graph = trace_groups(dense, task.example(1))
-    one.refuse(dense, graph, task, budget)
+    entry.load().reach(graph, budget, entry.config())
+    if check := getattr(entry.load(), "check", None):
+        check(dense, graph, task, entry.config())
     count_macs(dense, task.example(1))  # the report will have to
     if weights:
         load_weights(dense, weights).eval()
@@ -111,9 +113,7 @@ def prune(
     say(f"dense: accuracy {accuracy['dense']:.4f}")
     tuning = replace(training, epochs=tune_epochs) if tune_epochs else None
     generator = seeded(seed, 1)
-    result = one.entry.compress(
-        dense, task, budget, one.config, tuning=tuning, generator=generator
-    )  # fmt: skip
+    result = entry.compress(dense, task, budget, entry.config(), tuning=tuning, generator=generator)
     accuracy["pruned"] = evaluate(result.model, task.test, task)["accuracy"]
     say(
         f"pruned by {method} in {result.seconds:.0f} s and {result.steps} steps of tuning: "
